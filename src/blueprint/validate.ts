@@ -1,0 +1,166 @@
+/**
+ * What a blueprint must be to be registered. Every fault is listed, none is guessed around.
+ */
+import type { WorkflowBlueprint } from 'flowcraft'
+import { z } from 'zod'
+import { InvalidInputError, type Fault } from '../errors.js'
+
+/** Postgres keeps these in text columns, and every log line and URL carries them. */
+const identifier = z
+	.string()
+	.min(1, 'must not be empty')
+	.max(256, 'must not be longer than 256 characters')
+	.refine((id) => !id.includes('\u0000') && id.isWellFormed(), 'must not contain NUL or half of a surrogate pair')
+
+const duration = z.number().finite().min(0, 'must not be negative')
+
+const nodeSchema = z.object({
+	id: identifier,
+	uses: identifier,
+	params: z.record(z.string(), z.unknown()).optional(),
+	inputs: z.union([z.string(), z.record(z.string(), z.string())]).optional(),
+	config: z
+		.looseObject({
+			maxRetries: z.number().int().min(0, 'must not be negative').optional(),
+			retryDelay: duration.optional(),
+			timeout: duration.optional(),
+			fallback: identifier.optional(),
+			joinStrategy: z.enum(['all', 'any']).optional(),
+		})
+		.optional(),
+})
+
+const edgeSchema = z.object({
+	source: identifier,
+	target: identifier,
+	action: z.string().optional(),
+	condition: z.string().optional(),
+	transform: z.string().optional(),
+})
+
+/** The shape of a blueprint; properties that only editors use (positions, styles) are dropped. */
+export const blueprintSchema = z.object({
+	id: identifier,
+	nodes: z.array(nodeSchema).min(1, 'must have at least one node').max(20_000),
+	edges: z.array(edgeSchema).max(200_000).default([]),
+	metadata: z
+		.looseObject({ version: z.string().min(1).max(256).optional(), cycleEntryPoints: z.array(z.string()).optional() })
+		.optional(),
+})
+
+/** Constructs of Flowcraft that this version cannot run yet: refused here rather than run wrongly. */
+const UNSUPPORTED_USES = new Map([
+	['loop-controller', 'loops'],
+	['batch-scatter', 'batches'],
+	['batch-gather', 'batches'],
+	['webhook', 'webhooks'],
+])
+
+/**
+ * The blueprint with nothing in it but what Flowcraft defines.
+ * @throws InvalidInputError with every fault of shape and structure
+ */
+export function validateBlueprint(input: unknown): WorkflowBlueprint {
+	const parsed = blueprintSchema.safeParse(input)
+	if (!parsed.success) {
+		throw new InvalidInputError(
+			'The blueprint is invalid',
+			parsed.error.issues.map((issue) => ({ path: issue.path.map((part) => `/${String(part)}`).join(''), message: issue.message })),
+		)
+	}
+	// Definitions travel as JSON: dropping `undefined` makes equal definitions equal.
+	const blueprint = JSON.parse(JSON.stringify(parsed.data)) as WorkflowBlueprint
+	const faults = structuralFaults(blueprint)
+	if (faults.length > 0) throw new InvalidInputError('The blueprint is invalid', faults)
+	return blueprint
+}
+
+function structuralFaults(blueprint: WorkflowBlueprint): Fault[] {
+	const faults: Fault[] = []
+	const places = new Map<string, number>()
+	blueprint.nodes.forEach((node, position) => {
+		const first = places.get(node.id)
+		if (first !== undefined) faults.push({ path: `/nodes/${position}/id`, message: `'${node.id}' is the id of node ${first} too` })
+		else places.set(node.id, position)
+		const construct = UNSUPPORTED_USES.get(node.uses)
+		if (construct !== undefined) {
+			faults.push({ path: `/nodes/${position}/uses`, message: `${construct} ('${node.uses}') are not supported in this version` })
+		}
+		if (node.uses === 'subflow' && typeof node.params?.['blueprintId'] !== 'string') {
+			faults.push({ path: `/nodes/${position}/params/blueprintId`, message: 'a subflow must name its blueprint' })
+		}
+	})
+	blueprint.edges.forEach((edge, position) => {
+		for (const end of ['source', 'target'] as const) {
+			if (!places.has(edge[end])) faults.push({ path: `/edges/${position}/${end}`, message: `there is no node '${edge[end]}'` })
+		}
+	})
+	faults.push(...fallbackFaults(blueprint, places))
+	if (faults.length > 0) return faults
+
+	const cycle = findCycle(blueprint)
+	if (cycle !== undefined) {
+		faults.push({ path: '/edges', message: `cycles are not supported in this version: ${cycle.join(' → ')}` })
+	} else if (blueprint.nodes.every((node) => isTargeted(blueprint, node.id))) {
+		faults.push({ path: '/nodes', message: 'no node can start: each has an incoming edge or is a fallback' })
+	}
+	return faults
+}
+
+const isTargeted = (blueprint: WorkflowBlueprint, id: string): boolean =>
+	blueprint.edges.some((edge) => edge.target === id) || blueprint.nodes.some((node) => node.config?.fallback === id)
+
+function fallbackFaults(blueprint: WorkflowBlueprint, places: ReadonlyMap<string, number>): Fault[] {
+	const faults: Fault[] = []
+	const fallbackOf = new Map(blueprint.nodes.map((node) => [node.id, node.config?.fallback]))
+	blueprint.nodes.forEach((node, position) => {
+		const fallback = node.config?.fallback
+		if (fallback === undefined) return
+		const path = `/nodes/${position}/config/fallback`
+		if (!places.has(fallback)) {
+			faults.push({ path, message: `there is no node '${fallback}'` })
+			return
+		}
+		const seen = new Set([node.id])
+		for (let next: string | undefined = fallback; next !== undefined; next = fallbackOf.get(next)) {
+			if (seen.has(next)) {
+				faults.push({ path, message: `the fallbacks lead back to '${next}'` })
+				return
+			}
+			seen.add(next)
+		}
+	})
+	return faults
+}
+
+/** Some cycle, as the ids along it, found without recursion (blueprints may be ten thousand nodes deep). */
+function findCycle(blueprint: WorkflowBlueprint): string[] | undefined {
+	const targets = new Map<string, string[]>(blueprint.nodes.map((node) => [node.id, []]))
+	for (const edge of blueprint.edges) targets.get(edge.source)?.push(edge.target)
+	const done = new Set<string>()
+	for (const start of targets.keys()) {
+		if (done.has(start)) continue
+		const path: string[] = [start]
+		const onPath = new Set(path)
+		const progress = [0]
+		while (path.length > 0) {
+			const node = path[path.length - 1] as string
+			const position = progress[progress.length - 1] as number
+			const next = targets.get(node)?.[position]
+			progress[progress.length - 1] = position + 1
+			if (next === undefined) {
+				done.add(node)
+				onPath.delete(node)
+				path.pop()
+				progress.pop()
+			} else if (onPath.has(next)) {
+				return [...path.slice(path.indexOf(next)), next]
+			} else if (!done.has(next)) {
+				path.push(next)
+				onPath.add(next)
+				progress.push(0)
+			}
+		}
+	}
+	return undefined
+}

@@ -1,0 +1,151 @@
+/**
+ * Claims: the only way for a node to become `running`. `src/db/sql/40_claim.sql` decides.
+ */
+import { type Executor, query, textArray } from '../db/query.js'
+import type { RunStatus } from '../db/schema.js'
+import type { NodeKey } from '../plan/node-key.js'
+
+/** What a claimed node's execution needs. Texts of values are as the codec wrote them. */
+export interface ClaimedNode {
+	readonly key: NodeKey
+	/** Only its holder may finish the node. */
+	readonly token: string
+	/** 1-based. */
+	readonly attempt: number
+	/** How often a worker died with this node in hand. */
+	readonly crashes: number
+	/** For how long workers have been giving it back for want of an implementation, in ms; null if none has. */
+	readonly unrunnableMs: number | null
+	/** Why it goes on instead of beginning: its timer fired, it was resumed, its child ended. */
+	readonly wake: 'timer' | 'resume' | 'child' | null
+	/** What it waited for, JSON object. */
+	readonly wait: string | null
+	/** What it was resumed with, JSON object. */
+	readonly resume: string | null
+	/** Whether an edge brought an input, and whether the edge transformed it. */
+	readonly hasInput: boolean
+	readonly transformed: boolean
+	readonly input: string | null
+	readonly child: { readonly runId: string; readonly status: RunStatus; readonly reason: string | null } | null
+	readonly blueprintId: string
+	readonly blueprintHash: string
+	/** How deep the run is nested in parents. */
+	readonly depth: number
+	readonly traceparent: string | null
+}
+
+/**
+ * - `claimed`: this worker's, until it finishes it, gives it back or dies.
+ * - `held`: another worker's. `early`: not due yet. `paused`: its run is. `done`: nothing left to do.
+ * In each of these cases the message has served its purpose.
+ * - `no_lease`: this worker may claim nothing now; the message must go back to the broker.
+ */
+export type ClaimOutcome =
+	| { readonly status: 'claimed'; readonly node: ClaimedNode }
+	| { readonly status: 'held' | 'early' | 'paused' | 'done' | 'no_lease' }
+
+interface ClaimRow extends Record<string, unknown> {
+	ix: number
+	outcome: ClaimOutcome['status']
+	token: string
+	attempt: number
+	crashes: number
+	unrunnable_ms: string | null
+	wake: ClaimedNode['wake']
+	wait: string | null
+	resume: string | null
+	has_input: boolean
+	transformed: boolean
+	input: string | null
+	child_run_id: string | null
+	child_status: RunStatus | null
+	child_reason: string | null
+	blueprint_id: string
+	blueprint_hash: string
+	depth: number
+	traceparent: string | null
+}
+
+/** Claims any number of jobs in one statement. Outcomes come in the order of `keys`. */
+export async function claimNodes(db: Executor, workerId: string, keys: readonly NodeKey[]): Promise<ClaimOutcome[]> {
+	const rows = await query<ClaimRow>(
+		db,
+		`select * from flowcraft_claim($1::text::uuid, $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[])`,
+		[
+			workerId,
+			textArray(keys.map((key) => key.runId)),
+			textArray(keys.map((key) => key.nodeId)),
+			textArray(keys.map((key) => key.generation)),
+			textArray(keys.map((key) => key.recovers)),
+		],
+	)
+	const outcomes = keys.map((): ClaimOutcome => ({ status: 'done' }))
+	for (const row of rows) {
+		const key = keys[row.ix - 1] as NodeKey
+		outcomes[row.ix - 1] = row.outcome === 'claimed' ? { status: 'claimed', node: claimedNode(key, row) } : { status: row.outcome }
+	}
+	return outcomes
+}
+
+function claimedNode(key: NodeKey, row: ClaimRow): ClaimedNode {
+	return {
+		key,
+		token: row.token,
+		attempt: row.attempt,
+		crashes: row.crashes,
+		unrunnableMs: row.unrunnable_ms === null ? null : Number(row.unrunnable_ms),
+		wake: row.wake,
+		wait: row.wait,
+		resume: row.resume,
+		hasInput: row.has_input,
+		transformed: row.transformed,
+		input: row.input,
+		child:
+			row.child_run_id !== null && row.child_status !== null
+				? { runId: row.child_run_id, status: row.child_status, reason: row.child_reason }
+				: null,
+		blueprintId: row.blueprint_id,
+		blueprintHash: row.blueprint_hash,
+		depth: row.depth,
+		traceparent: row.traceparent,
+	}
+}
+
+/** A claim that is given back, to be tried again after `delayMs`, by whoever can. */
+export interface ReleasedClaim {
+	readonly key: NodeKey
+	readonly token: string
+	readonly delayMs: number
+}
+
+/**
+ * Gives claims back, unfinished: neither an attempt nor a crash. Returns how many were still held.
+ * @param unrunnable this worker has no implementation for them
+ */
+export async function releaseNodes(db: Executor, claims: readonly ReleasedClaim[], unrunnable = false): Promise<number> {
+	const [row] = await query<{ released: number }>(
+		db,
+		`select flowcraft_release($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::uuid[],
+			$6::text::bigint[], $7::boolean) as released`,
+		[
+			textArray(claims.map(({ key }) => key.runId)),
+			textArray(claims.map(({ key }) => key.nodeId)),
+			textArray(claims.map(({ key }) => key.generation)),
+			textArray(claims.map(({ key }) => key.recovers)),
+			textArray(claims.map(({ token }) => token)),
+			textArray(claims.map(({ delayMs }) => Math.round(delayMs))),
+			unrunnable,
+		],
+	)
+	return row?.released ?? 0
+}
+
+/** Of these runs, those that have ended, by cancel or otherwise: their nodes should stop. */
+export async function endedRuns(db: Executor, runIds: readonly string[]): Promise<string[]> {
+	const rows = await query<{ run_id: string }>(
+		db,
+		'select run_id from flowcraft_statuses where run_id = any($1::text::text[]) and finished_at is not null',
+		[textArray(runIds)],
+	)
+	return rows.map((row) => row.run_id)
+}

@@ -1,0 +1,163 @@
+/**
+ * The commit of finished nodes: plans in, one statement out. `src/db/sql/50_commit.sql` applies it.
+ */
+import { type Executor, query, textArray } from '../db/query.js'
+import type { NodeKey } from '../plan/node-key.js'
+
+/** Where a stored input comes from; the outputs of this commit's node, or a value as the codec wrote it. */
+export type StoredInput = { readonly type: 'none' } | { readonly type: 'output' } | { readonly type: 'value'; readonly text: string | null }
+
+/** What becomes true when this node's commit is applied. All texts are as the codec wrote them. */
+export interface NodeCommit {
+	readonly key: NodeKey
+	/** The claim: without it nothing of this is applied. */
+	readonly token: string
+	readonly outcome: 'completed' | 'failed' | 'retry' | 'waiting' | 'child'
+	readonly output?: string | null
+	readonly action?: string | undefined
+	/** JSON object. */
+	readonly error?: string
+	/** The run's reason, if it fails by this. */
+	readonly reason?: string
+	readonly deadLetter?: string
+	/** Until the retry, or the end of the wait; in ms. */
+	readonly delayMs?: number | undefined
+	/** JSON object: `{ reason, … }`. */
+	readonly wait?: string
+	readonly childRunId?: string
+	readonly childBlueprint?: string
+	readonly childInput?: readonly (readonly [key: string, text: string])[]
+	readonly next?: readonly { nodeId: string; generation: string; recovers: string; edge: number; input: StoredInput }[]
+	readonly arrivals?: readonly {
+		nodeId: string
+		generation: string
+		source: string
+		taken: boolean
+		expected: number
+		edge: number
+		input: StoredInput
+	}[]
+	readonly recovered?: readonly { nodeId: string; generation: string; recovers: string }[]
+	/** Context keys with their values; null deletes. */
+	readonly writes?: readonly (readonly [key: string, text: string | null])[]
+}
+
+/**
+ * - `committed`: applied now.
+ * - `repeated`: applied before, by an earlier try whose answer was lost.
+ * - `refused`: the child's blueprint does not exist; nothing of this node was applied.
+ * - `lost`: the claim is somebody else's by now, or the run has ended. Nothing was applied, and nothing should be.
+ */
+export type CommitOutcome = 'committed' | 'repeated' | 'refused' | 'lost'
+
+export interface CommitResult {
+	/** One per commit, in order. */
+	readonly outcomes: readonly CommitOutcome[]
+	/** Runs that have ended by this. */
+	readonly ended: readonly string[]
+	/** Rows added to the outbox. */
+	readonly emitted: number
+}
+
+/** A parameter of `flowcraft_commit`: an array, cast to its type. */
+type Column = { readonly type: string; readonly values: (string | number | null)[] }
+
+/** Applies the commits of any number of nodes of any runs, each fenced by its own claim, in one statement. */
+export async function commitNodes(db: Executor, commits: readonly NodeCommit[]): Promise<CommitResult> {
+	const columns = toColumns(commits)
+	const placeholders = columns.map(({ type }, position) => `$${position + 1}::text::${type}[]`).join(', ')
+	const [row] = await query<{ answer: string }>(
+		db,
+		`select to_json(c)::text as answer from flowcraft_commit(${placeholders}) c`,
+		columns.map(({ values }) => textArray(values)),
+	)
+	if (row === undefined) throw new Error('flowcraft_commit answered nothing')
+	const answer = JSON.parse(row.answer) as { committed: number[]; repeated: number[]; refused: number[]; ended: string[]; emitted: number }
+	const outcomes = commits.map((): CommitOutcome => 'lost')
+	const mark = (numbers: readonly number[], outcome: CommitOutcome): void => {
+		for (const number of numbers) outcomes[number - 1] = outcome
+	}
+	mark(answer.repeated, 'repeated')
+	mark(answer.refused, 'refused')
+	mark(answer.committed, 'committed')
+	return { outcomes, ended: answer.ended, emitted: answer.emitted }
+}
+
+/** In the order of the function's parameters. */
+function toColumns(commits: readonly NodeCommit[]): Column[] {
+	const text = (values: (string | null | undefined)[]): Column => ({ type: 'text', values: values.map((value) => value ?? null) })
+	const int = (values: number[]): Column => ({ type: 'int', values })
+	const each = <T>(pick: (commit: NodeCommit) => T): T[] => commits.map(pick)
+
+	const next = flatten(commits, (commit) => commit.next)
+	const arrivals = flatten(commits, (commit) => commit.arrivals)
+	const recovered = flatten(commits, (commit) => commit.recovered)
+	const writes = flatten(commits, (commit) => commit.writes)
+	const childInput = flatten(commits, (commit) => commit.childInput)
+
+	const inputs = (rows: readonly { of: number; item: { input: StoredInput } }[]): Column[] => {
+		// A reference is to the output of the very node that this commit finishes.
+		const reference = (pick: (key: NodeKey) => string): Column =>
+			text(rows.map(({ of, item }) => (item.input.type === 'output' ? pick((commits[of - 1] as NodeCommit).key) : null)))
+		return [
+			reference((key) => key.nodeId),
+			reference((key) => key.generation),
+			reference((key) => key.recovers),
+			text(rows.map(({ item }) => (item.input.type === 'value' ? item.input.text : null))),
+		]
+	}
+
+	return [
+		text(each((commit) => commit.key.runId)),
+		text(each((commit) => commit.key.nodeId)),
+		text(each((commit) => commit.key.generation)),
+		text(each((commit) => commit.key.recovers)),
+		{ type: 'uuid', values: each((commit) => commit.token) },
+		text(each((commit) => commit.outcome)),
+		text(each((commit) => commit.output)),
+		text(each((commit) => commit.action)),
+		text(each((commit) => commit.error)),
+		text(each((commit) => commit.reason)),
+		text(each((commit) => commit.deadLetter)),
+		{ type: 'bigint', values: each((commit) => (commit.delayMs === undefined ? null : Math.round(commit.delayMs))) },
+		text(each((commit) => commit.wait)),
+		text(each(() => null)),
+		text(each(() => null)),
+		text(each((commit) => commit.childRunId)),
+		text(each((commit) => commit.childBlueprint)),
+
+		int(next.map(({ of }) => of)),
+		text(next.map(({ item }) => item.nodeId)),
+		text(next.map(({ item }) => item.generation)),
+		text(next.map(({ item }) => item.recovers)),
+		int(next.map(({ item }) => item.edge)),
+		...inputs(next),
+
+		int(arrivals.map(({ of }) => of)),
+		text(arrivals.map(({ item }) => item.nodeId)),
+		text(arrivals.map(({ item }) => item.generation)),
+		text(arrivals.map(({ item }) => item.source)),
+		int(arrivals.map(({ item }) => (item.taken ? 1 : 0))),
+		int(arrivals.map(({ item }) => item.expected)),
+		int(arrivals.map(({ item }) => item.edge)),
+		...inputs(arrivals),
+
+		int(recovered.map(({ of }) => of)),
+		text(recovered.map(({ item }) => item.nodeId)),
+		text(recovered.map(({ item }) => item.generation)),
+		text(recovered.map(({ item }) => item.recovers)),
+
+		int(writes.map(({ of }) => of)),
+		text(writes.map(({ item }) => item[0])),
+		text(writes.map(({ item }) => item[1])),
+
+		int(childInput.map(({ of }) => of)),
+		text(childInput.map(({ item }) => item[0])),
+		text(childInput.map(({ item }) => item[1])),
+	]
+}
+
+/** What several commits carry, each item with the 1-based number of its commit. */
+function flatten<T>(commits: readonly NodeCommit[], pick: (commit: NodeCommit) => readonly T[] | undefined): { of: number; item: T }[] {
+	return commits.flatMap((commit, position) => (pick(commit) ?? []).map((item) => ({ of: position + 1, item })))
+}

@@ -1,0 +1,1272 @@
+-- installed from: 00_storage.sql
+-- Storage parameters. Rows that are updated right after their insert get room for HOT updates on their own page, and
+-- tables that churn are vacuumed early: they are small when healthy, and only stay so if dead rows go quickly.
+ALTER TABLE flowcraft_outbox SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500);
+ALTER TABLE flowcraft_statuses SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500);
+ALTER TABLE flowcraft_nodes SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+ALTER TABLE flowcraft_workers SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01);
+--> statement-breakpoint
+-- installed from: 10_context.sql
+-- Reading a run's context. Values stand as the serializer wrote them: what was started with or set by a node in
+-- flowcraft_contexts, outputs once with their node. Flowcraft's keys are views of that: `_outputs.x` and `x` are the
+-- output of the newest finished generation of node x, `_inputs.x` what its last taken edge brought.
+-- Of two writes of one key the later commit wins; within one commit the output wins over what the node set.
+
+-- Text as jsonb where jsonb can hold it. Postgres refuses NUL and lone surrogates in jsonb, not in text: those
+-- characters become U+FFFD, in this reading only. What is no JSON at all is shown as a string.
+CREATE OR REPLACE FUNCTION flowcraft_jsonb(p_value text) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+	RETURN p_value::jsonb;
+EXCEPTION WHEN data_exception THEN
+	BEGIN
+		RETURN regexp_replace(p_value, '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', '\\ufffd', 'g')::jsonb;
+	EXCEPTION WHEN data_exception THEN
+		RETURN to_jsonb(p_value);
+	END;
+END $$;
+
+-- Every key of a run's context with its value; keys whose value is undefined or deleted are left out.
+CREATE OR REPLACE FUNCTION flowcraft_context_entries(p_run text) RETURNS TABLE (key text, value text)
+LANGUAGE sql STABLE ROWS 50 AS $$
+	WITH outputs AS (
+		SELECT DISTINCT ON (n.node_id) n.node_id, n.output, n.finished_seq
+		FROM flowcraft_nodes n
+		WHERE n.run_id = p_run AND n.state IN ('completed', 'recovered')
+		ORDER BY n.node_id, n.generation DESC, n.finished_seq DESC
+	), inputs AS (
+		SELECT DISTINCT ON (n.node_id) n.node_id, coalesce(n.input, source.output) AS input
+		FROM flowcraft_nodes n
+		LEFT JOIN flowcraft_nodes source
+			ON source.run_id = n.run_id AND source.node_id = n.input_node
+			AND source.generation = n.input_generation AND source.recovers = n.input_recovers
+		WHERE n.run_id = p_run AND (n.input IS NOT NULL OR n.input_node IS NOT NULL)
+		ORDER BY n.node_id, n.generation DESC, n.created_at DESC
+	), written AS (
+		SELECT c.key, c.value, c.seq, 1 AS precedence FROM flowcraft_contexts c WHERE c.run_id = p_run
+		UNION ALL SELECT '_outputs.' || o.node_id, o.output, o.finished_seq, 2 FROM outputs o
+		UNION ALL SELECT o.node_id, o.output, o.finished_seq, 2 FROM outputs o
+		UNION ALL SELECT '_inputs.' || i.node_id, i.input, -1, 0 FROM inputs i
+		UNION ALL SELECT '_executionId', '"' || p_run || '"', -1, 0
+	), newest AS (
+		SELECT DISTINCT ON (w.key) w.key, w.value FROM written w ORDER BY w.key, w.seq DESC, w.precedence DESC
+	)
+	SELECT newest.key, newest.value FROM newest WHERE newest.value IS NOT NULL
+$$;
+
+-- The asked keys that exist, with their values; a null value is `undefined` (a node that returned nothing).
+-- Costs two index look-ups per key, however large the context is.
+CREATE OR REPLACE FUNCTION flowcraft_context_get(p_run text, p_keys text[]) RETURNS TABLE (key text, value text)
+LANGUAGE sql STABLE ROWS 5 AS $$
+	SELECT asked.key, newest.value
+	FROM unnest(p_keys) AS asked(key)
+	CROSS JOIN LATERAL (
+		SELECT candidate.value, candidate.deleted
+		FROM (
+			SELECT c.value, c.seq, 1 AS precedence, c.value IS NULL AS deleted
+			FROM flowcraft_contexts c
+			WHERE c.run_id = p_run AND c.key = asked.key
+			UNION ALL
+			(
+				SELECT n.output, n.finished_seq, 2, false
+				FROM flowcraft_nodes n
+				WHERE n.run_id = p_run
+					AND n.node_id = CASE WHEN starts_with(asked.key, '_outputs.') THEN substr(asked.key, 10) ELSE asked.key END
+					AND n.state IN ('completed', 'recovered')
+				ORDER BY n.generation DESC, n.finished_seq DESC
+				LIMIT 1
+			)
+			UNION ALL
+			(
+				SELECT coalesce(n.input, source.output), -1, 0, false
+				FROM flowcraft_nodes n
+				LEFT JOIN flowcraft_nodes source
+					ON source.run_id = n.run_id AND source.node_id = n.input_node
+					AND source.generation = n.input_generation AND source.recovers = n.input_recovers
+				WHERE starts_with(asked.key, '_inputs.')
+					AND n.run_id = p_run AND n.node_id = substr(asked.key, 9)
+					AND (n.input IS NOT NULL OR n.input_node IS NOT NULL)
+				ORDER BY n.generation DESC, n.created_at DESC
+				LIMIT 1
+			)
+		) AS candidate(value, seq, precedence, deleted)
+		ORDER BY candidate.seq DESC, candidate.precedence DESC
+		LIMIT 1
+	) AS newest
+	WHERE NOT newest.deleted
+$$;
+
+-- A run's whole context as one document.
+CREATE OR REPLACE FUNCTION flowcraft_context_document(p_run text) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+	SELECT coalesce(jsonb_object_agg(e.key, flowcraft_jsonb(e.value)), '{}') FROM flowcraft_context_entries(p_run) e
+$$;
+
+CREATE OR REPLACE VIEW flowcraft_context_documents AS
+	SELECT s.run_id, flowcraft_context_document(s.run_id) AS data FROM flowcraft_statuses s;
+
+-- For clients that poll a table for a run's end. The result is assembled when it is read, and only then.
+CREATE OR REPLACE VIEW flowcraft_results AS
+	SELECT
+		s.run_id,
+		s.status,
+		CASE WHEN s.finished_at IS NOT NULL
+			THEN jsonb_build_object('context', flowcraft_context_document(s.run_id), 'status', s.status)
+		END AS result,
+		s.reason,
+		s.updated_at
+	FROM flowcraft_statuses s;
+--> statement-breakpoint
+-- installed from: 20_settle_runs.sql
+-- The one place that changes a run's counters and derives its status from them. Called at the end of every write
+-- that changes which nodes of a run are live, in the same transaction, with the runs' rows locked.
+--
+-- Each array has one element per run: by how much its live, waiting and failed nodes changed, and the reason to show
+-- if it fails (null keeps the one that it has). Returns the runs that ended.
+--
+-- A run whose status changed and that has a parent leaves a row in the outbox for the parent's node: `job` when it
+-- has ended, so that a worker continues the parent, `child` when it began or ceased to wait. The parent's own row is
+-- not touched here: it would have to be locked before the child's.
+CREATE OR REPLACE FUNCTION flowcraft_settle_runs(
+	p_runs text[], p_live int[], p_waiting int[], p_failed int[], p_reasons text[]
+) RETURNS text[]
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+	v_ended text[];
+	v_now timestamptz := clock_timestamp();
+BEGIN
+	WITH delta AS (
+		SELECT d.run_id, sum(d.live)::int AS live, sum(d.waiting)::int AS waiting, sum(d.failed)::int AS failed,
+			min(d.reason) AS reason
+		FROM unnest(p_runs, p_live, p_waiting, p_failed, p_reasons) AS d(run_id, live, waiting, failed, reason)
+		GROUP BY d.run_id
+	), counted AS (
+		SELECT s.run_id, s.status AS old_status,
+			s.live_count + d.live AS live, s.waiting_count + d.waiting AS waiting, s.failed_count + d.failed AS failed,
+			coalesce(s.reason, d.reason) AS reason
+		FROM delta d JOIN flowcraft_statuses s ON s.run_id = d.run_id
+		WHERE s.finished_at IS NULL
+	), changed AS (
+		UPDATE flowcraft_statuses s SET
+			live_count = c.live,
+			waiting_count = c.waiting,
+			failed_count = c.failed,
+			commit_seq = s.commit_seq + 1,
+			status = CASE
+				WHEN c.live = 0 AND c.failed > 0 THEN 'failed'
+				WHEN c.live = 0 THEN 'completed'
+				WHEN c.old_status = 'paused' THEN 'paused'
+				WHEN c.waiting = c.live THEN 'awaiting'
+				ELSE 'running'
+			END,
+			reason = CASE WHEN c.failed > 0 THEN c.reason END,
+			updated_at = v_now,
+			finished_at = CASE WHEN c.live = 0 THEN v_now END
+		FROM counted c
+		WHERE s.run_id = c.run_id
+		RETURNING s.run_id, s.status, c.old_status, s.reason, s.finished_at,
+			s.parent_run_id, s.parent_node_id, s.parent_generation, s.parent_recovers
+	), history AS (
+		INSERT INTO flowcraft_transitions (run_id, status, reason)
+		SELECT c.run_id, c.status, c.reason FROM changed c WHERE c.status <> c.old_status
+	), told AS (
+		INSERT INTO flowcraft_outbox (kind, run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT CASE WHEN c.finished_at IS NULL THEN 'child' ELSE 'job' END,
+			c.parent_run_id, c.parent_node_id, c.parent_generation, c.parent_recovers, parent.blueprint_id, parent.traceparent,
+			v_now
+		FROM changed c JOIN flowcraft_statuses parent ON parent.run_id = c.parent_run_id
+		WHERE c.status <> c.old_status
+	)
+	SELECT array_agg(c.run_id) FILTER (WHERE c.finished_at IS NOT NULL) INTO v_ended FROM changed c;
+	RETURN coalesce(v_ended, '{}');
+END $$;
+--> statement-breakpoint
+-- installed from: 30_start_run.sql
+-- Inserts a run with its context, its start nodes and their outbox rows. The caller has decided that it may exist.
+CREATE OR REPLACE FUNCTION flowcraft_insert_run(
+	p_run text, p_blueprint text, p_hash text, p_pins jsonb,
+	p_keys text[], p_values text[], p_tags text[], p_traceparent text, p_deadline timestamptz,
+	p_parent_run text, p_parent_node text, p_parent_generation text, p_parent_recovers text, p_depth int
+) RETURNS boolean -- false, and nothing written: the run id is taken
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_start_nodes text[];
+	v_version text;
+BEGIN
+	SELECT b.start_nodes, b.version INTO STRICT v_start_nodes, v_version
+	FROM flowcraft_blueprints b WHERE b.blueprint_id = p_blueprint AND b.hash = p_hash;
+
+	INSERT INTO flowcraft_statuses (run_id, status, blueprint_id, blueprint_hash, blueprint_version, pins, live_count,
+		tags, traceparent, deadline_at, parent_run_id, parent_node_id, parent_generation, parent_recovers, depth,
+		created_at, updated_at)
+	VALUES (p_run, 'running', p_blueprint, p_hash, v_version, p_pins, cardinality(v_start_nodes),
+		p_tags, p_traceparent, p_deadline, p_parent_run, p_parent_node, p_parent_generation, p_parent_recovers, p_depth,
+		v_now, v_now)
+	ON CONFLICT (run_id) DO NOTHING;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+
+	INSERT INTO flowcraft_transitions (run_id, status) VALUES (p_run, 'running');
+
+	INSERT INTO flowcraft_contexts (run_id, key, value, seq)
+	SELECT p_run, entry.key, entry.value, 0 FROM unnest(p_keys, p_values) AS entry(key, value);
+
+	INSERT INTO flowcraft_nodes (run_id, node_id, state, emitted_at)
+	SELECT p_run, node_id, 'ready', v_now FROM unnest(v_start_nodes) AS node_id;
+
+	INSERT INTO flowcraft_outbox (run_id, node_id, blueprint_id, traceparent, due_at)
+	SELECT p_run, node_id, p_blueprint, p_traceparent, v_now FROM unnest(v_start_nodes) AS node_id;
+	RETURN true;
+END $$;
+
+-- The hash that a run of p_blueprint gets: of the wanted version, or of the current one. Null if there is none.
+CREATE OR REPLACE FUNCTION flowcraft_resolve_blueprint(p_blueprint text, p_version text) RETURNS text
+LANGUAGE sql STABLE AS $$
+	SELECT CASE
+		WHEN p_version IS NULL THEN (SELECT h.hash FROM flowcraft_blueprint_heads h WHERE h.blueprint_id = p_blueprint)
+		ELSE (
+			SELECT b.hash FROM flowcraft_blueprints b
+			WHERE b.blueprint_id = p_blueprint AND (b.version = p_version OR b.hash = p_version)
+			ORDER BY b.created_at DESC LIMIT 1
+		)
+	END
+$$;
+
+-- The current hashes of all blueprints that a run of this one may start as subflows, at any depth.
+CREATE OR REPLACE FUNCTION flowcraft_pin_subflows(p_blueprint text, p_hash text) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+	WITH RECURSIVE reached(blueprint_id, hash) AS (
+		SELECT p_blueprint, p_hash
+		UNION
+		SELECT h.blueprint_id, h.hash
+		FROM reached r
+		JOIN flowcraft_blueprints b ON b.blueprint_id = r.blueprint_id AND b.hash = r.hash
+		CROSS JOIN LATERAL unnest(b.subflows) AS named(blueprint_id)
+		JOIN flowcraft_blueprint_heads h ON h.blueprint_id = named.blueprint_id
+	)
+	SELECT jsonb_object_agg(blueprint_id, hash) FROM reached
+	WHERE EXISTS (
+		SELECT FROM flowcraft_blueprints b
+		WHERE b.blueprint_id = p_blueprint AND b.hash = p_hash AND b.subflows <> '{}'
+	)
+$$;
+
+-- Starts a run: status, context, start nodes and outbox rows, in the caller's transaction or its own.
+-- Outcomes: `started`; `repeated`, this idempotency key began that run; `conflict`, it began a run with another body;
+-- `exists`, the given run id is taken; `unknown_blueprint`; `unknown_version`. Only `started` writes anything.
+CREATE OR REPLACE FUNCTION flowcraft_start_run(
+	p_run text, p_blueprint text, p_version text, p_keys text[], p_values text[], p_tags text[],
+	p_traceparent text, p_deadline_ms bigint,
+	p_idempotency_scope text, p_idempotency_key text, p_request_hash text, p_idempotency_ttl_ms bigint,
+	OUT outcome text, OUT run_id text, OUT status text, OUT blueprint_hash text
+)
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_known record;
+BEGIN
+	run_id := p_run;
+	IF p_idempotency_key IS NOT NULL THEN
+		-- Of two starts with one key, the second waits here for the first to commit or roll back.
+		INSERT INTO flowcraft_idempotency_keys AS k (scope, key, request_hash, run_id, expires_at)
+		VALUES (p_idempotency_scope, p_idempotency_key, p_request_hash, p_run,
+			clock_timestamp() + p_idempotency_ttl_ms * interval '1 millisecond')
+		ON CONFLICT (scope, key) DO UPDATE
+			SET request_hash = excluded.request_hash, run_id = excluded.run_id, expires_at = excluded.expires_at
+			WHERE k.expires_at < clock_timestamp();
+		IF NOT FOUND THEN
+			SELECT k.run_id, k.request_hash INTO v_known FROM flowcraft_idempotency_keys k
+			WHERE k.scope = p_idempotency_scope AND k.key = p_idempotency_key;
+			run_id := v_known.run_id;
+			outcome := CASE WHEN v_known.request_hash = p_request_hash THEN 'repeated' ELSE 'conflict' END;
+			SELECT s.status, s.blueprint_hash INTO status, blueprint_hash FROM flowcraft_statuses s WHERE s.run_id = v_known.run_id;
+			RETURN;
+		END IF;
+	END IF;
+
+	blueprint_hash := flowcraft_resolve_blueprint(p_blueprint, p_version);
+	IF blueprint_hash IS NULL THEN
+		outcome := CASE
+			WHEN EXISTS (SELECT FROM flowcraft_blueprint_heads h WHERE h.blueprint_id = p_blueprint) THEN 'unknown_version'
+			ELSE 'unknown_blueprint'
+		END;
+	ELSIF flowcraft_insert_run(p_run, p_blueprint, blueprint_hash, flowcraft_pin_subflows(p_blueprint, blueprint_hash),
+		p_keys, p_values, p_tags, p_traceparent,
+		CASE WHEN p_deadline_ms IS NOT NULL THEN clock_timestamp() + p_deadline_ms * interval '1 millisecond' END,
+		NULL, NULL, NULL, NULL, 0)
+	THEN
+		outcome := 'started';
+		status := 'running';
+		RETURN;
+	ELSE
+		outcome := 'exists';
+	END IF;
+
+	IF p_idempotency_key IS NOT NULL THEN
+		DELETE FROM flowcraft_idempotency_keys k
+		WHERE k.scope = p_idempotency_scope AND k.key = p_idempotency_key AND k.run_id = p_run;
+	END IF;
+END $$;
+--> statement-breakpoint
+-- installed from: 31_register_blueprint.sql
+-- Stores a version of a blueprint and makes it current if its content is new.
+-- Outcomes: `created`; `known`, nothing was changed; `version_taken`, that version has another content.
+-- unknown_uses are those of p_uses that no worker has ever offered.
+CREATE OR REPLACE FUNCTION flowcraft_register_blueprint(
+	p_blueprint text, p_hash text, p_version text, p_definition text, p_start_nodes text[], p_subflows text[], p_uses text[],
+	OUT outcome text, OUT unknown_uses text[]
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+BEGIN
+	-- Many workers start at once: one of them registers, the others find it known.
+	PERFORM pg_advisory_xact_lock(hashtextextended('flowcraft_blueprint:' || p_blueprint, 0));
+	SELECT coalesce(array_agg(u.uses), '{}') INTO unknown_uses FROM unnest(p_uses) AS u(uses)
+	WHERE NOT EXISTS (SELECT FROM flowcraft_implementations i WHERE i.uses = u.uses);
+
+	IF EXISTS (SELECT FROM flowcraft_blueprints b WHERE b.blueprint_id = p_blueprint AND b.hash = p_hash) THEN
+		outcome := 'known';
+	ELSIF EXISTS (SELECT FROM flowcraft_blueprints b WHERE b.blueprint_id = p_blueprint AND b.version = p_version) THEN
+		outcome := 'version_taken';
+	ELSE
+		INSERT INTO flowcraft_blueprints (blueprint_id, hash, version, definition, start_nodes, subflows, created_at)
+		VALUES (p_blueprint, p_hash, p_version, p_definition, p_start_nodes, p_subflows, clock_timestamp());
+		INSERT INTO flowcraft_blueprint_heads (blueprint_id, hash) VALUES (p_blueprint, p_hash)
+		ON CONFLICT (blueprint_id) DO UPDATE SET hash = excluded.hash, updated_at = clock_timestamp();
+		outcome := 'created';
+	END IF;
+END $$;
+--> statement-breakpoint
+-- installed from: 40_claim.sql
+-- Claims jobs for a worker: the only way for a node to become `running`. One row per asked job, in any order.
+--
+-- Outcomes:
+--   claimed  it is this worker's, under a new token; the row carries what the execution needs
+--   held     another worker runs it, or is claiming it right now
+--   early    it is not due yet; its outbox row will come back
+--   paused   its run is paused
+--   done     nothing is left to do: finished, cancelled, unknown, or its child still runs
+--
+--   no_lease the worker's lease has passed, or the sweep has declared it dead: it claims nothing, and the message has
+--            to go back
+--
+-- Losing a claim in a crash of Postgres is harmless (the node is `ready` again and the sweep emits it), so the commit
+-- is asynchronous.
+CREATE OR REPLACE FUNCTION flowcraft_claim(
+	p_worker uuid, p_runs text[], p_nodes text[], p_generations text[], p_recovers text[]
+) RETURNS TABLE (
+	ix int, outcome text, token uuid, attempt int, crashes int, unrunnable_ms bigint, wake text, wait text, resume text,
+	has_input boolean, transformed boolean, input text, child_run_id text, child_status text, child_reason text,
+	blueprint_id text, blueprint_hash text, depth int, traceparent text
+)
+LANGUAGE plpgsql VOLATILE ROWS 50
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_claimed int[];
+	v_woken int[];
+	v_woken_runs text[];
+	v_woken_waiting int[];
+BEGIN
+	PERFORM set_config('synchronous_commit', 'off', true);
+
+	IF NOT EXISTS (
+		SELECT FROM flowcraft_workers w
+		WHERE w.worker_id = p_worker AND w.dead_at IS NULL AND w.stopped_at IS NULL AND w.lease_until > v_now
+	) THEN
+		RETURN QUERY SELECT i::int, 'no_lease', NULL::uuid, NULL::int, NULL::int, NULL::bigint, NULL, NULL, NULL, NULL::boolean, NULL::boolean, NULL, NULL,
+			NULL, NULL, NULL, NULL, NULL::int, NULL FROM generate_subscripts(p_runs, 1) AS i;
+		RETURN;
+	END IF;
+
+	-- 1. Ready nodes. No counter changes, so the run's row stays unlocked; a cancel that is under way has either
+	--    marked the node already or will mark it `cancelled` right after us.
+	WITH wanted AS (
+		SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
+		FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
+		GROUP BY w.run_id, w.node_id, w.generation, w.recovers
+	), free AS (
+		SELECT w.ix, n.run_id, n.node_id, n.generation, n.recovers
+		FROM wanted w
+		JOIN flowcraft_statuses s ON s.run_id = w.run_id AND s.status IN ('running', 'awaiting')
+		JOIN flowcraft_nodes n
+			ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+		WHERE n.state = 'ready' AND (n.due_at IS NULL OR n.due_at <= v_now)
+		FOR UPDATE OF n SKIP LOCKED
+	), claimed AS (
+		UPDATE flowcraft_nodes n
+		SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now
+		FROM free f
+		WHERE n.run_id = f.run_id AND n.node_id = f.node_id AND n.generation = f.generation AND n.recovers = f.recovers
+			AND n.state = 'ready'
+		RETURNING f.ix
+	)
+	SELECT coalesce(array_agg(c.ix), '{}') INTO v_claimed FROM claimed c;
+
+	-- 2. Timers that have fired and children that have ended: these nodes cease to wait, so the run is locked first.
+	IF cardinality(v_claimed) < cardinality(p_runs) THEN
+		PERFORM FROM flowcraft_statuses s
+		WHERE s.run_id IN (
+			SELECT w.run_id
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS w(run_id, node_id, generation, recovers)
+			JOIN flowcraft_nodes n
+				ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+			WHERE n.state IN ('waiting', 'child')
+		)
+		ORDER BY s.run_id FOR NO KEY UPDATE;
+		IF FOUND THEN
+			WITH wanted AS (
+				SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
+				FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
+				GROUP BY w.run_id, w.node_id, w.generation, w.recovers
+			), woken AS (
+				UPDATE flowcraft_nodes n
+				SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
+					wake = CASE n.state WHEN 'child' THEN 'child' ELSE 'timer' END,
+					due_at = NULL,
+					child_status = coalesce(child.status, n.child_status)
+				FROM wanted w
+				JOIN flowcraft_nodes was
+					ON was.run_id = w.run_id AND was.node_id = w.node_id AND was.generation = w.generation AND was.recovers = w.recovers
+				JOIN flowcraft_statuses s ON s.run_id = w.run_id AND s.status IN ('running', 'awaiting')
+				LEFT JOIN flowcraft_statuses child ON child.run_id = was.child_run_id AND was.state = 'child'
+				WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+					AND (
+						(n.state = 'waiting' AND n.due_at <= v_now)
+						OR (n.state = 'child' AND child.finished_at IS NOT NULL)
+					)
+				RETURNING w.ix, n.run_id,
+					-- Counted as waiting before: every wait, and a child that was known to wait.
+					CASE WHEN was.state = 'waiting' OR was.child_status = 'awaiting' THEN -1 ELSE 0 END AS waiting
+			)
+			SELECT array_agg(woken.ix), array_agg(woken.run_id), array_agg(woken.waiting)
+			INTO v_woken, v_woken_runs, v_woken_waiting FROM woken;
+			IF v_woken IS NOT NULL THEN
+				PERFORM flowcraft_settle_runs(v_woken_runs, array_fill(0, ARRAY[cardinality(v_woken)]), v_woken_waiting,
+					array_fill(0, ARRAY[cardinality(v_woken)]), array_fill(NULL::text, ARRAY[cardinality(v_woken)]));
+				v_claimed := v_claimed || v_woken;
+			END IF;
+		END IF;
+	END IF;
+
+	-- 3. What the execution needs: the input that the last taken edge brought, the resume payload, the child's end.
+	RETURN QUERY
+	SELECT w.ix::int,
+		CASE
+			WHEN w.ix = ANY (v_claimed) THEN 'claimed'
+			WHEN n.state IS NULL OR s.finished_at IS NOT NULL THEN 'done'
+			WHEN s.status = 'paused' AND n.state IN ('ready', 'waiting', 'child') THEN 'paused'
+			WHEN n.state = 'running' OR (n.state = 'ready' AND (n.due_at IS NULL OR n.due_at <= v_now)) THEN 'held'
+			WHEN n.state = 'ready' OR (n.state = 'waiting' AND n.due_at > v_now) THEN 'early'
+			ELSE 'done'
+		END,
+		n.claim_token, n.attempt, n.crashes,
+		(extract(epoch FROM v_now - n.unrunnable_since) * 1000)::bigint, n.wake, n.wait, n.resume,
+		n.input IS NOT NULL OR n.input_node IS NOT NULL, n.input IS NOT NULL,
+		coalesce(n.input, source.output),
+		n.child_run_id::text, child.status, child.reason,
+		s.blueprint_id, s.blueprint_hash, s.depth::int, s.traceparent
+	FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
+	LEFT JOIN flowcraft_nodes n
+		ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+	LEFT JOIN flowcraft_statuses s ON s.run_id = w.run_id
+	LEFT JOIN flowcraft_nodes source
+		ON source.run_id = n.run_id AND source.node_id = n.input_node
+		AND source.generation = n.input_generation AND source.recovers = n.input_recovers
+	LEFT JOIN flowcraft_statuses child ON child.run_id = n.child_run_id;
+END $$;
+--> statement-breakpoint
+-- installed from: 50_commit.sql
+-- The commit: what finished nodes have done becomes true, all of it or nothing, for any number of nodes of any runs.
+-- Workers plan, this function locks, checks and applies; a node whose claim was lost in the meantime contributes
+-- nothing, the others are applied all the same.
+--
+-- p_runs … p_child_blueprints have one element per node, element 1 being "node 1". p_outcomes:
+--   completed  with p_outputs, p_actions
+--   failed     with p_errors, p_reasons (the run's reason if it fails by this), p_dead_letters
+--   retry      another attempt after p_delays ms; p_errors tells why
+--   waiting    for p_waits (JSON), until p_delays ms from now if not null; p_wait_events, p_wait_keys for events
+--   child      until the run p_child_runs ends, which this commit starts from p_child_blueprints
+-- The other groups refer to those nodes by number in their first array:
+--   p_next_…   nodes that become ready, once per generation however many ask for it
+--   p_arr_…    arrivals at `all` joins, at most one per source and join
+--   p_rec_…    failed nodes that this one, their fallback, recovers
+--   p_ctx_…    what the node wrote to the context; a null value deletes the key
+--   p_in_…     the context that a child run starts with
+--
+-- Numbers of nodes come back: `committed`; `repeated`, this very claim has finished the node before (the answer to the
+-- first commit was lost); `refused`, the child's blueprint does not exist, nothing of this node was applied. All others
+-- were lost. `ended` are the runs that ended, `emitted` counts the outbox rows written.
+CREATE OR REPLACE FUNCTION flowcraft_commit(
+	p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_tokens uuid[], p_outcomes text[],
+	p_outputs text[], p_actions text[], p_errors text[], p_reasons text[], p_dead_letters text[], p_delays bigint[],
+	p_waits text[], p_wait_events text[], p_wait_keys text[], p_child_runs text[], p_child_blueprints text[],
+	p_next_of int[], p_next_nodes text[], p_next_generations text[], p_next_recovers text[], p_next_edges int[],
+	p_next_input_nodes text[], p_next_input_generations text[], p_next_input_recovers text[], p_next_inputs text[],
+	p_arr_of int[], p_arr_nodes text[], p_arr_generations text[], p_arr_sources text[], p_arr_taken int[],
+	p_arr_expected int[], p_arr_edges int[],
+	p_arr_input_nodes text[], p_arr_input_generations text[], p_arr_input_recovers text[], p_arr_inputs text[],
+	p_rec_of int[], p_rec_nodes text[], p_rec_generations text[], p_rec_recovers text[],
+	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[],
+	p_in_of int[], p_in_keys text[], p_in_values text[],
+	OUT committed int[], OUT repeated int[], OUT refused int[], OUT ended text[], OUT emitted int
+)
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz;
+	-- What happened to the runs' counters, collected from each step and applied once at the end.
+	v_runs text[];
+	v_live int[];
+	v_waiting int[];
+	v_failed int[];
+	v_reasons text[];
+	v_more_runs text[];
+	v_more_counts int[];
+	v_child int;
+	v_emitted int;
+BEGIN
+	committed := '{}'; repeated := '{}'; refused := '{}'; ended := '{}'; emitted := 0;
+
+	-- 1. The runs, in the order of their ids: whoever else changes one of them waits, and everything below sees what
+	--    is true now (each statement of a VOLATILE function has a fresh snapshot).
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.run_id FOR NO KEY UPDATE;
+	v_now := clock_timestamp();
+
+	-- 2. A child whose blueprint nobody has registered cannot be started.
+	FOR v_child IN SELECT i FROM generate_subscripts(p_child_blueprints, 1) AS i WHERE p_child_blueprints[i] IS NOT NULL LOOP
+		IF NOT EXISTS (
+			SELECT FROM flowcraft_statuses s
+			JOIN flowcraft_blueprints b ON b.blueprint_id = p_child_blueprints[v_child]
+				AND b.hash = coalesce(s.pins ->> p_child_blueprints[v_child], flowcraft_resolve_blueprint(p_child_blueprints[v_child], NULL))
+			WHERE s.run_id = p_runs[v_child]
+		) THEN
+			refused := refused || v_child;
+		END IF;
+	END LOOP;
+
+	-- 3. The fence: only the holder of the claim finishes a node, and only while its run is live.
+	WITH given AS (
+		SELECT g.ix::int AS ix, g.run_id, g.node_id, g.generation, g.recovers, g.token, g.outcome, g.output, g.action, g.error,
+			g.reason, g.dead_letter, g.delay_ms, g.wait, g.wait_event, g.wait_key, g.child_run_id
+		FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens, p_outcomes, p_outputs, p_actions, p_errors,
+			p_reasons, p_dead_letters, p_delays, p_waits, p_wait_events, p_wait_keys, p_child_runs)
+			WITH ORDINALITY AS g(run_id, node_id, generation, recovers, token, outcome, output, action, error,
+			reason, dead_letter, delay_ms, wait, wait_event, wait_key, child_run_id, ix)
+		WHERE g.ix <> ALL (refused)
+	), finished AS (
+		UPDATE flowcraft_nodes n SET
+			state = CASE g.outcome WHEN 'retry' THEN 'ready' ELSE g.outcome END,
+			attempt = n.attempt + CASE g.outcome WHEN 'retry' THEN 1 ELSE 0 END,
+			output = g.output,
+			action = g.action,
+			error = g.error,
+			dead_letter = g.dead_letter,
+			due_at = CASE WHEN g.outcome IN ('retry', 'waiting') THEN v_now + g.delay_ms * interval '1 millisecond' END,
+			emitted_at = CASE g.outcome WHEN 'retry' THEN v_now + g.delay_ms * interval '1 millisecond' ELSE n.emitted_at END,
+			wait = g.wait,
+			wait_event = g.wait_event,
+			wait_key = g.wait_key,
+			wake = CASE g.outcome WHEN 'completed' THEN n.wake END,
+			resume = NULL,
+			unrunnable_since = NULL,
+			child_run_id = CASE g.outcome WHEN 'completed' THEN n.child_run_id WHEN 'failed' THEN n.child_run_id ELSE g.child_run_id END,
+			child_status = CASE g.outcome WHEN 'child' THEN 'running' END,
+			finished_seq = CASE WHEN g.outcome IN ('completed', 'failed') THEN s.commit_seq + 1 END,
+			finished_at = CASE WHEN g.outcome IN ('completed', 'failed') THEN v_now END
+		FROM given g JOIN flowcraft_statuses s ON s.run_id = g.run_id
+		WHERE n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+			AND n.state = 'running' AND n.claim_token = g.token
+			AND s.finished_at IS NULL
+		RETURNING g.ix, g.run_id, g.outcome, g.reason, g.delay_ms, g.error,
+			n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, n.due_at, s.blueprint_id, s.traceparent
+	), timers AS (
+		-- Retries and the ends of waits come back through the outbox when they are due.
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.blueprint_id, f.traceparent, f.due_at
+		FROM finished f WHERE f.due_at IS NOT NULL
+		RETURNING 1
+	), superseded AS (
+		INSERT INTO flowcraft_attempts (run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
+		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.attempt - 1, 'failed', f.worker_id, f.claimed_at, f.error
+		FROM finished f WHERE f.outcome = 'retry'
+	)
+	SELECT array_agg(f.ix), array_agg(f.run_id),
+		array_agg(CASE WHEN f.outcome IN ('completed', 'failed') THEN -1 ELSE 0 END),
+		array_agg(CASE WHEN f.outcome = 'waiting' THEN 1 ELSE 0 END),
+		array_agg(CASE WHEN f.outcome = 'failed' THEN 1 ELSE 0 END),
+		array_agg(f.reason),
+		(SELECT count(*) FROM timers)
+	INTO committed, v_runs, v_live, v_waiting, v_failed, v_reasons, emitted
+	FROM finished f;
+
+	IF cardinality(coalesce(committed, '{}')) + cardinality(refused) < cardinality(p_runs) THEN
+		SELECT coalesce(array_agg(g.ix::int), '{}') INTO repeated
+		FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens)
+			WITH ORDINALITY AS g(run_id, node_id, generation, recovers, token, ix)
+		JOIN flowcraft_nodes n
+			ON n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+		WHERE n.claim_token = g.token AND n.state <> 'running' AND n.state <> 'cancelled'
+			AND g.ix <> ALL (coalesce(committed, '{}'));
+	END IF;
+	IF committed IS NULL THEN
+		committed := '{}'; emitted := 0;
+		RETURN;
+	END IF;
+
+	-- 4. Nodes that become ready because of a single predecessor, an `any` join or a fallback: whoever asks first
+	--    inserts the row, later ones find it there.
+	IF cardinality(p_next_of) > 0 THEN
+		WITH added AS (
+			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, emitted_at, input_edge,
+				input_node, input_generation, input_recovers, input)
+			SELECT p_runs[x.ix], x.node_id, x.generation, x.recovers, 'ready', v_now, x.edge,
+				x.input_node, x.input_generation, x.input_recovers, x.input
+			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_edges,
+				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs)
+				AS x(ix, node_id, generation, recovers, edge, input_node, input_generation, input_recovers, input)
+			WHERE x.ix = ANY (committed)
+			ON CONFLICT DO NOTHING
+			RETURNING run_id, node_id, generation, recovers
+		), posted AS (
+			INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+			SELECT a.run_id, a.node_id, a.generation, a.recovers, s.blueprint_id, s.traceparent, v_now
+			FROM added a JOIN flowcraft_statuses s ON s.run_id = a.run_id
+		), counted AS (
+			SELECT a.run_id, count(*)::int AS live FROM added a GROUP BY a.run_id
+		)
+		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.live), '{}'), coalesce(sum(c.live), 0)
+		INTO v_more_runs, v_more_counts, v_emitted FROM counted c;
+		v_runs := v_runs || v_more_runs;
+		v_live := v_live || v_more_counts;
+		emitted := emitted + v_emitted;
+	END IF;
+
+	-- 5. Arrivals at `all` joins. The row of an arrival is the gate: what has arrived before counts for nothing.
+	--    Then the counters, folded per join; last, the joins that are complete become ready.
+	IF cardinality(p_arr_of) > 0 THEN
+		WITH given AS (
+			SELECT p_runs[x.ix] AS run_id, x.node_id, x.generation, x.source, x.taken, x.expected, x.edge,
+				x.input_node, x.input_generation, x.input_recovers, x.input
+			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations, p_arr_sources, p_arr_taken, p_arr_expected, p_arr_edges,
+				p_arr_input_nodes, p_arr_input_generations, p_arr_input_recovers, p_arr_inputs)
+				AS x(ix, node_id, generation, source, taken, expected, edge, input_node, input_generation, input_recovers, input)
+			WHERE x.ix = ANY (committed)
+		), arrived AS (
+			INSERT INTO flowcraft_arrivals (run_id, node_id, generation, source, taken)
+			SELECT g.run_id, g.node_id, g.generation, g.source, g.taken FROM given g
+			ON CONFLICT DO NOTHING
+			RETURNING run_id, node_id, generation, source, taken
+		), counted AS (
+			SELECT a.run_id, a.node_id, a.generation, count(*)::int AS arrived, sum(a.taken)::int AS taken
+			FROM arrived a GROUP BY a.run_id, a.node_id, a.generation
+		), latest AS (
+			-- Among taken edges the last one in blueprint order brings the input.
+			SELECT DISTINCT ON (g.run_id, g.node_id, g.generation) g.*
+			FROM given g JOIN arrived a
+				ON a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = g.generation AND a.source = g.source
+			ORDER BY g.run_id, g.node_id, g.generation, g.taken DESC, g.edge DESC
+		)
+		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, emitted_at, input_edge,
+			input_node, input_generation, input_recovers, input)
+		SELECT c.run_id, c.node_id, c.generation, 'pending', l.expected, c.arrived, c.taken, v_now,
+			CASE l.taken WHEN 1 THEN l.edge END, CASE l.taken WHEN 1 THEN l.input_node END,
+			CASE l.taken WHEN 1 THEN l.input_generation END, CASE l.taken WHEN 1 THEN l.input_recovers END,
+			CASE l.taken WHEN 1 THEN l.input END
+		FROM counted c JOIN latest l ON l.run_id = c.run_id AND l.node_id = c.node_id AND l.generation = c.generation
+		ORDER BY c.run_id, c.node_id, c.generation
+		ON CONFLICT (run_id, node_id, generation, recovers) DO UPDATE SET
+			arrived = n.arrived + excluded.arrived,
+			taken = n.taken + excluded.taken,
+			input_edge = greatest(n.input_edge, excluded.input_edge),
+			input_node = CASE WHEN excluded.input_edge > coalesce(n.input_edge, -1) THEN excluded.input_node ELSE n.input_node END,
+			input_generation = CASE WHEN excluded.input_edge > coalesce(n.input_edge, -1) THEN excluded.input_generation ELSE n.input_generation END,
+			input_recovers = CASE WHEN excluded.input_edge > coalesce(n.input_edge, -1) THEN excluded.input_recovers ELSE n.input_recovers END,
+			input = CASE WHEN excluded.input_edge > coalesce(n.input_edge, -1) THEN excluded.input ELSE n.input END
+		WHERE n.state = 'pending';
+
+		WITH touched AS (
+			SELECT DISTINCT p_runs[x.ix] AS run_id, x.node_id, x.generation
+			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations) AS x(ix, node_id, generation)
+			WHERE x.ix = ANY (committed)
+		), ripe AS (
+			UPDATE flowcraft_nodes n SET state = 'ready', emitted_at = v_now
+			FROM touched t
+			WHERE n.run_id = t.run_id AND n.node_id = t.node_id AND n.generation = t.generation AND n.recovers = ''
+				AND n.state = 'pending' AND n.arrived >= n.expected AND n.taken > 0
+			RETURNING n.run_id, n.node_id, n.generation
+		), posted AS (
+			INSERT INTO flowcraft_outbox (run_id, node_id, generation, blueprint_id, traceparent, due_at)
+			SELECT r.run_id, r.node_id, r.generation, s.blueprint_id, s.traceparent, v_now
+			FROM ripe r JOIN flowcraft_statuses s ON s.run_id = r.run_id
+		), counted AS (
+			SELECT r.run_id, count(*)::int AS live FROM ripe r GROUP BY r.run_id
+		)
+		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.live), '{}'), coalesce(sum(c.live), 0)
+		INTO v_more_runs, v_more_counts, v_emitted FROM counted c;
+		v_runs := v_runs || v_more_runs;
+		v_live := v_live || v_more_counts;
+		emitted := emitted + v_emitted;
+	END IF;
+	-- From here on v_runs may be longer than the other counters; what is missing counts as zero.
+
+	-- 6. A fallback that completed stands in for the nodes that failed.
+	IF cardinality(p_rec_of) > 0 THEN
+		WITH recovered AS (
+			UPDATE flowcraft_nodes n SET state = 'recovered', output = 'null', finished_seq = s.commit_seq + 1
+			FROM unnest(p_rec_of, p_rec_nodes, p_rec_generations, p_rec_recovers) AS x(ix, node_id, generation, recovers)
+			JOIN flowcraft_statuses s ON s.run_id = p_runs[x.ix]
+			WHERE x.ix = ANY (committed)
+				AND n.run_id = p_runs[x.ix] AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = x.recovers
+				AND n.state = 'failed'
+			RETURNING n.run_id
+		), counted AS (
+			SELECT r.run_id, -count(*)::int AS failed FROM recovered r GROUP BY r.run_id
+		)
+		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.failed), '{}') INTO v_more_runs, v_more_counts FROM counted c;
+		v_live := v_live || array_fill(0, ARRAY[cardinality(v_more_runs)]);
+		v_waiting := v_waiting || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_waiting)]);
+		v_failed := v_failed || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_failed)]) || v_more_counts;
+		v_runs := v_runs || v_more_runs;
+	END IF;
+
+	-- 7. The context: of two nodes of this batch that wrote the same key, the later one counts.
+	IF cardinality(p_ctx_of) > 0 THEN
+		INSERT INTO flowcraft_contexts (run_id, key, value, seq)
+		SELECT DISTINCT ON (s.run_id, x.key) s.run_id, x.key, x.value, s.commit_seq + 1
+		FROM unnest(p_ctx_of, p_ctx_keys, p_ctx_values) WITH ORDINALITY AS x(ix, key, value, ord)
+		JOIN flowcraft_statuses s ON s.run_id = p_runs[x.ix]
+		WHERE x.ix = ANY (committed)
+		ORDER BY s.run_id, x.key, x.ord DESC
+		ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value, seq = excluded.seq;
+	END IF;
+
+	-- 8. Child runs: their parent's node was fenced above, so each is started once.
+	FOR v_child IN
+		SELECT i FROM generate_subscripts(p_child_blueprints, 1) AS i
+		WHERE p_child_blueprints[i] IS NOT NULL AND i = ANY (committed)
+	LOOP
+		PERFORM flowcraft_insert_run(p_child_runs[v_child], p_child_blueprints[v_child],
+			coalesce(s.pins ->> p_child_blueprints[v_child], flowcraft_resolve_blueprint(p_child_blueprints[v_child], NULL)),
+			s.pins,
+			coalesce((SELECT array_agg(x.key) FROM unnest(p_in_of, p_in_keys) AS x(ix, key) WHERE x.ix = v_child), '{}'),
+			coalesce((SELECT array_agg(x.value) FROM unnest(p_in_of, p_in_values) AS x(ix, value) WHERE x.ix = v_child), '{}'),
+			s.tags, s.traceparent, s.deadline_at,
+			s.run_id, p_nodes[v_child], p_generations[v_child], p_recovers[v_child], s.depth + 1)
+		FROM flowcraft_statuses s WHERE s.run_id = p_runs[v_child];
+		emitted := emitted + 1;
+	END LOOP;
+
+	-- 9. The counters, and with them the end of a run.
+	ended := flowcraft_settle_runs(
+		v_runs,
+		v_live || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_live)]),
+		v_waiting || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_waiting)]),
+		v_failed || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_failed)]),
+		v_reasons || array_fill(NULL::text, ARRAY[cardinality(v_runs) - cardinality(v_reasons)])
+	);
+END $$;
+
+-- Gives running nodes back unfinished, because their worker drains, or has no implementation for them (p_unrunnable);
+-- p_delays, in ms, say when they may be tried again. Counts neither as an attempt nor as a crash. Returns how many
+-- were still the caller's.
+CREATE OR REPLACE FUNCTION flowcraft_release(
+	p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_tokens uuid[], p_delays bigint[],
+	p_unrunnable boolean
+) RETURNS int
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_released int;
+BEGIN
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.run_id FOR NO KEY UPDATE;
+	WITH released AS (
+		UPDATE flowcraft_nodes n SET state = 'ready',
+			due_at = v_now + g.delay_ms * interval '1 millisecond',
+			emitted_at = v_now + g.delay_ms * interval '1 millisecond',
+			unrunnable_since = CASE WHEN p_unrunnable THEN coalesce(n.unrunnable_since, v_now) END
+		FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens, p_delays)
+			AS g(run_id, node_id, generation, recovers, token, delay_ms)
+		JOIN flowcraft_statuses s ON s.run_id = g.run_id AND s.finished_at IS NULL
+		WHERE n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+			AND n.state = 'running' AND n.claim_token = g.token
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, n.due_at, s.blueprint_id, s.traceparent
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT r.run_id, r.node_id, r.generation, r.recovers, r.blueprint_id, r.traceparent, r.due_at FROM released r
+	)
+	SELECT count(*) INTO v_released FROM released;
+	RETURN v_released;
+END $$;
+--> statement-breakpoint
+-- installed from: 60_cancel_run.sql
+-- Cancels a run and all its descendants: what waits or is queued never starts, what runs loses its claim, timers and
+-- queued messages go. Outcomes: `cancelled`; `final`, it had ended before, in the returned status; `unknown`.
+-- `cancelled` lists the runs, for the doorbell that makes workers abort what they run.
+CREATE OR REPLACE FUNCTION flowcraft_cancel_run(
+	p_run text, p_reason text, OUT outcome text, OUT status text, OUT cancelled text[]
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz;
+	v_level text[] := ARRAY[p_run];
+	v_parent record;
+BEGIN
+	cancelled := '{}';
+	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		outcome := 'unknown';
+		RETURN;
+	ELSIF status IN ('completed', 'failed', 'cancelled') THEN
+		outcome := 'final';
+		RETURN;
+	END IF;
+
+	-- Parents before children: one generation of runs after the other, each sorted by id.
+	WHILE cardinality(v_level) > 0 LOOP
+		cancelled := cancelled || v_level;
+		SELECT coalesce(array_agg(child.run_id), '{}') INTO v_level FROM (
+			SELECT s.run_id FROM flowcraft_statuses s
+			WHERE s.parent_run_id = ANY (v_level) AND s.finished_at IS NULL
+			ORDER BY s.run_id FOR NO KEY UPDATE
+		) AS child;
+	END LOOP;
+	v_now := clock_timestamp();
+
+	PERFORM FROM flowcraft_nodes n
+	WHERE n.run_id = ANY (cancelled) AND n.state IN ('ready', 'running', 'waiting', 'child')
+	ORDER BY n.run_id, n.node_id, n.generation, n.recovers FOR NO KEY UPDATE;
+	UPDATE flowcraft_nodes n SET state = 'cancelled', finished_at = v_now
+	WHERE n.run_id = ANY (cancelled) AND n.state IN ('ready', 'running', 'waiting', 'child');
+
+	DELETE FROM flowcraft_outbox o WHERE o.run_id = ANY (cancelled) AND o.kind <> 'event';
+
+	UPDATE flowcraft_statuses s SET status = 'cancelled', live_count = 0, waiting_count = 0, commit_seq = s.commit_seq + 1,
+		reason = CASE WHEN s.run_id = p_run THEN p_reason ELSE 'The parent run was cancelled' END,
+		updated_at = v_now, finished_at = v_now
+	WHERE s.run_id = ANY (cancelled);
+	INSERT INTO flowcraft_transitions (run_id, status, reason)
+	SELECT s.run_id, s.status, s.reason FROM flowcraft_statuses s WHERE s.run_id = ANY (cancelled);
+
+	-- A parent that is not cancelled with it has to hear of it.
+	INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+	SELECT s.parent_run_id, s.parent_node_id, s.parent_generation, s.parent_recovers, parent.blueprint_id, parent.traceparent, v_now
+	FROM flowcraft_statuses s JOIN flowcraft_statuses parent ON parent.run_id = s.parent_run_id
+	WHERE s.run_id = p_run;
+
+	outcome := 'cancelled';
+	status := 'cancelled';
+END $$;
+--> statement-breakpoint
+-- installed from: 61_resume_node.sql
+-- Ends a wait: the node becomes ready with what it was resumed with, and a worker continues from there. Without
+-- p_node it is the only node that waits for something from outside (a sleep is not).
+-- Outcomes: `resumed`; `unknown`, no such run; `not_waiting`; `ambiguous`, several wait; for the last two `waiting`
+-- names the nodes that do.
+CREATE OR REPLACE FUNCTION flowcraft_resume_node(
+	p_run text, p_node text, p_resume text, OUT outcome text, OUT node_id text, OUT waiting text[], OUT status text
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz;
+	v_run record;
+	v_node record;
+BEGIN
+	waiting := '{}';
+	SELECT s.status, s.blueprint_id, s.traceparent INTO v_run FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		outcome := 'unknown';
+		RETURN;
+	END IF;
+	status := v_run.status;
+	v_now := clock_timestamp();
+
+	SELECT coalesce(array_agg(n.node_id ORDER BY n.node_id), '{}') INTO waiting
+	FROM flowcraft_nodes n WHERE n.run_id = p_run AND n.state = 'waiting';
+	IF p_node IS NULL THEN
+		IF (SELECT count(*) FROM flowcraft_nodes n
+			WHERE n.run_id = p_run AND n.state = 'waiting' AND n.wait::jsonb ->> 'reason' IS DISTINCT FROM 'timer') > 1
+		THEN
+			outcome := 'ambiguous';
+			RETURN;
+		END IF;
+		SELECT n.node_id, n.generation, n.recovers INTO v_node FROM flowcraft_nodes n
+		WHERE n.run_id = p_run AND n.state = 'waiting' AND n.wait::jsonb ->> 'reason' IS DISTINCT FROM 'timer';
+	ELSE
+		SELECT n.node_id, n.generation, n.recovers INTO v_node FROM flowcraft_nodes n
+		WHERE n.run_id = p_run AND n.state = 'waiting' AND n.node_id = p_node
+		ORDER BY n.generation DESC LIMIT 1;
+	END IF;
+	IF v_node.node_id IS NULL THEN
+		outcome := 'not_waiting';
+		RETURN;
+	END IF;
+
+	UPDATE flowcraft_nodes n SET state = 'ready', wake = 'resume', resume = p_resume, due_at = NULL, emitted_at = v_now
+	WHERE n.run_id = p_run AND n.node_id = v_node.node_id AND n.generation = v_node.generation AND n.recovers = v_node.recovers
+		AND n.state = 'waiting';
+	DELETE FROM flowcraft_outbox o
+	WHERE o.run_id = p_run AND o.node_id = v_node.node_id AND o.generation = v_node.generation
+		AND o.recovers = v_node.recovers AND o.kind = 'job';
+	INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+	VALUES (p_run, v_node.node_id, v_node.generation, v_node.recovers, v_run.blueprint_id, v_run.traceparent, v_now);
+	PERFORM flowcraft_settle_runs(ARRAY[p_run], ARRAY[0], ARRAY[-1], ARRAY[0], ARRAY[NULL::text]);
+	outcome := 'resumed';
+	node_id := v_node.node_id;
+	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run;
+END $$;
+--> statement-breakpoint
+-- installed from: 62_refresh_child.sql
+-- A child run began or ceased to wait: its parent's counters follow, and so does the parent's own status, which may
+-- send the same message one level up. Level-triggered: it looks at what the child is now, so that repeated and
+-- reordered messages do no harm. Parent before child, as everywhere.
+CREATE OR REPLACE FUNCTION flowcraft_refresh_child(
+	p_run text, p_node text, p_generation text, p_recovers text
+) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+	v_child record;
+	v_delta int;
+BEGIN
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = p_run AND s.finished_at IS NULL FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	SELECT n.child_run_id, n.child_status AS known, child.status INTO v_child
+	FROM flowcraft_nodes n JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
+	WHERE n.run_id = p_run AND n.node_id = p_node AND n.generation = p_generation AND n.recovers = p_recovers
+		AND n.state = 'child';
+	IF NOT FOUND OR v_child.status IN ('completed', 'failed', 'cancelled') THEN
+		RETURN; -- An ended child is collected by a worker.
+	END IF;
+	v_delta := (v_child.status = 'awaiting')::int - (v_child.known = 'awaiting')::int;
+	UPDATE flowcraft_nodes n SET child_status = v_child.status
+	WHERE n.run_id = p_run AND n.node_id = p_node AND n.generation = p_generation AND n.recovers = p_recovers;
+	IF v_delta <> 0 THEN
+		PERFORM flowcraft_settle_runs(ARRAY[p_run], ARRAY[0], ARRAY[v_delta], ARRAY[0], ARRAY[NULL::text]);
+	END IF;
+END $$;
+--> statement-breakpoint
+-- installed from: 63_write_context.sql
+-- Writes to a run's context from outside its nodes; a null value deletes the key. False: there is no such run.
+CREATE OR REPLACE FUNCTION flowcraft_write_context(p_run text, p_keys text[], p_values text[]) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+	UPDATE flowcraft_statuses s SET commit_seq = s.commit_seq + 1, updated_at = clock_timestamp() WHERE s.run_id = p_run;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	INSERT INTO flowcraft_contexts (run_id, key, value, seq)
+	SELECT DISTINCT ON (x.key) p_run, x.key, x.value, s.commit_seq
+	FROM unnest(p_keys, p_values) WITH ORDINALITY AS x(key, value, ord)
+	JOIN flowcraft_statuses s ON s.run_id = p_run
+	ORDER BY x.key, x.ord DESC
+	ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value, seq = excluded.seq;
+	RETURN true;
+END $$;
+--> statement-breakpoint
+-- installed from: 70_relay.sql
+-- A relay takes due rows for a while. Rows that another relay holds are skipped; rows whose holder let its time pass
+-- are `reclaimed`, and `node_state` then tells whether a worker has had the message after all.
+-- The claim is a hint among relays, so its commit is asynchronous.
+CREATE OR REPLACE FUNCTION flowcraft_take_outbox(p_token uuid, p_limit int, p_claim_ms bigint) RETURNS TABLE (
+	id bigint, message_id uuid, kind text, run_id text, node_id text, generation text, recovers text, blueprint_id text,
+	queue text, priority smallint, exchange text, routing_key text, payload text, traceparent text, failures int,
+	reclaimed boolean, node_state text
+)
+LANGUAGE plpgsql VOLATILE ROWS 200
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz := clock_timestamp();
+BEGIN
+	PERFORM set_config('synchronous_commit', 'off', true);
+	RETURN QUERY
+	WITH due AS (
+		SELECT o.id, o.claim_token IS NOT NULL AS reclaimed
+		FROM flowcraft_outbox o
+		WHERE o.due_at <= v_now AND (o.claimed_until IS NULL OR o.claimed_until < v_now)
+		ORDER BY o.due_at
+		LIMIT p_limit
+		FOR UPDATE SKIP LOCKED
+	)
+	UPDATE flowcraft_outbox o SET claim_token = p_token, claimed_until = v_now + p_claim_ms * interval '1 millisecond'
+	FROM due d
+	WHERE o.id = d.id
+	RETURNING o.id, o.message_id, o.kind, o.run_id::text, o.node_id::text, o.generation::text, o.recovers::text,
+		o.blueprint_id, o.queue, o.priority, o.exchange, o.routing_key, o.payload, o.traceparent, o.failures, d.reclaimed,
+		CASE WHEN d.reclaimed THEN (
+			SELECT n.state FROM flowcraft_nodes n
+			WHERE n.run_id = o.run_id AND n.node_id = o.node_id AND n.generation = o.generation AND n.recovers = o.recovers
+		) END;
+END $$;
+
+-- What became of the rows that a relay took: p_done are deleted, p_failed come back after their delay. Rows that
+-- another relay has taken since are left alone. Losing this in a crash only publishes again: asynchronous.
+CREATE OR REPLACE FUNCTION flowcraft_settle_outbox(
+	p_token uuid, p_done bigint[], p_failed bigint[], p_delays bigint[], p_errors text[]
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+BEGIN
+	PERFORM set_config('synchronous_commit', 'off', true);
+	IF cardinality(p_done) > 0 THEN
+		DELETE FROM flowcraft_outbox o WHERE o.id = ANY (p_done) AND o.claim_token = p_token;
+	END IF;
+	IF cardinality(p_failed) > 0 THEN
+		UPDATE flowcraft_outbox o SET claim_token = NULL, claimed_until = NULL, failures = o.failures + 1, last_error = f.error,
+			due_at = clock_timestamp() + f.delay_ms * interval '1 millisecond'
+		FROM unnest(p_failed, p_delays, p_errors) AS f(id, delay_ms, error)
+		WHERE o.id = f.id AND o.claim_token = p_token;
+	END IF;
+END $$;
+--> statement-breakpoint
+-- installed from: 80_sweep.sql
+-- The sweep's writes. None of them looks at a run's `updated_at` to judge a stall: a node is taken up again because
+-- its worker is dead or its message is lost, never because it takes long.
+
+-- Declares workers dead whose lease has passed, and makes the nodes that dead or stopped workers still hold ready
+-- again. Rows that somebody else is changing right now are left for the next sweep.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_workers(p_limit int, OUT buried int, OUT recovered int)
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz := clock_timestamp();
+BEGIN
+	WITH dead AS (
+		UPDATE flowcraft_workers w SET dead_at = v_now
+		WHERE w.lease_until < v_now AND w.stopped_at IS NULL AND w.dead_at IS NULL
+		RETURNING 1
+	)
+	SELECT count(*) INTO buried FROM dead;
+
+	WITH held AS (
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, n.worker_id, s.blueprint_id, s.traceparent
+		FROM flowcraft_nodes n
+		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.finished_at IS NULL
+		LEFT JOIN flowcraft_workers w ON w.worker_id = n.worker_id
+		WHERE n.state = 'running' AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL)
+		LIMIT p_limit
+		FOR NO KEY UPDATE OF n SKIP LOCKED
+	), freed AS (
+		UPDATE flowcraft_nodes n SET state = 'ready', crashes = n.crashes + 1, due_at = NULL, emitted_at = v_now, claim_token = NULL
+		FROM held h
+		WHERE n.run_id = h.run_id AND n.node_id = h.node_id AND n.generation = h.generation AND n.recovers = h.recovers
+			AND n.state = 'running' AND n.worker_id = h.worker_id
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, h.blueprint_id, h.traceparent
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.blueprint_id, f.traceparent, v_now FROM freed f
+	), history AS (
+		INSERT INTO flowcraft_attempts (run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
+		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.attempt, 'crashed', f.worker_id, f.claimed_at,
+			'{"name":"WorkerDied","message":"The worker that ran this attempt died"}'
+		FROM freed f
+	)
+	SELECT count(*) INTO recovered FROM freed;
+END $$;
+
+-- Emits again what can run but whose message is lost: a ready node, a timer, or a parent of an ended child that has no
+-- row in the outbox although its grace has passed. The grace doubles with each emission, up to 64 times.
+-- p_backlog: messages wait in the broker. Then ours may be among them, and only a node that was passed by (one emitted
+-- a whole grace later runs already) counts as lost.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_lost(p_stalled_ms bigint, p_backlog boolean, p_limit int) RETURNS int
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_grace interval := p_stalled_ms * interval '1 millisecond';
+	v_passed timestamptz;
+	v_ready int;
+	v_timers int;
+	v_children int;
+BEGIN
+	IF p_backlog THEN
+		SELECT max(n.emitted_at) INTO v_passed FROM flowcraft_nodes n WHERE n.state = 'running';
+		v_passed := coalesce(v_passed, '-infinity');
+	ELSE
+		v_passed := 'infinity';
+	END IF;
+
+	WITH lost AS (
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
+		FROM flowcraft_nodes n
+		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
+		WHERE n.state = 'ready' AND n.emitted_at < v_now - v_grace
+			AND n.emitted_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND n.emitted_at < v_passed - v_grace
+			AND NOT EXISTS (
+				SELECT FROM flowcraft_outbox o
+				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
+					AND o.kind = 'job'
+			)
+		ORDER BY n.emitted_at
+		LIMIT p_limit
+		FOR NO KEY UPDATE OF n SKIP LOCKED
+	), emitted AS (
+		UPDATE flowcraft_nodes n SET emitted_at = v_now, reemits = least(n.reemits + 1, 32000)
+		FROM lost l
+		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
+			AND n.state = 'ready'
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, l.blueprint_id, l.traceparent
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT e.run_id, e.node_id, e.generation, e.recovers, e.blueprint_id, e.traceparent, v_now FROM emitted e
+	)
+	SELECT count(*) INTO v_ready FROM emitted;
+
+	WITH lost AS (
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
+		FROM flowcraft_nodes n
+		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
+		WHERE n.state = 'waiting' AND n.due_at IS NOT NULL AND n.due_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND NOT EXISTS (
+				SELECT FROM flowcraft_outbox o
+				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
+					AND o.kind = 'job'
+			)
+		ORDER BY n.due_at
+		LIMIT p_limit
+		FOR NO KEY UPDATE OF n SKIP LOCKED
+	), emitted AS (
+		UPDATE flowcraft_nodes n SET reemits = least(n.reemits + 1, 32000)
+		FROM lost l
+		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
+			AND n.state = 'waiting'
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, l.blueprint_id, l.traceparent
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT e.run_id, e.node_id, e.generation, e.recovers, e.blueprint_id, e.traceparent, v_now FROM emitted e
+	)
+	SELECT count(*) INTO v_timers FROM emitted;
+
+	WITH lost AS (
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
+		FROM flowcraft_nodes n
+		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
+		JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
+		WHERE n.state = 'child' AND n.child_run_id IS NOT NULL
+			AND child.finished_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND NOT EXISTS (
+				SELECT FROM flowcraft_outbox o
+				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
+					AND o.kind = 'job'
+			)
+		LIMIT p_limit
+		FOR NO KEY UPDATE OF n SKIP LOCKED
+	), emitted AS (
+		UPDATE flowcraft_nodes n SET reemits = least(n.reemits + 1, 32000)
+		FROM lost l
+		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
+			AND n.state = 'child'
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, l.blueprint_id, l.traceparent
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT e.run_id, e.node_id, e.generation, e.recovers, e.blueprint_id, e.traceparent, v_now FROM emitted e
+	)
+	SELECT count(*) INTO v_children FROM emitted;
+
+	RETURN v_ready + v_timers + v_children;
+END $$;
+
+-- Invariant 7, checked: counts the live nodes of up to p_limit live runs after p_after (in the order of their ids) that
+-- nobody has changed for a minute, and sets right what does not agree. A repair is a defect of this software: the
+-- caller logs it. `next` is where to go on, null at the end.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_runs(
+	p_after text, p_limit int, p_quiet_ms bigint, OUT repaired text[], OUT next text
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+	v_run record;
+	v_counts record;
+BEGIN
+	repaired := '{}';
+	FOR v_run IN
+		SELECT s.run_id FROM flowcraft_statuses s
+		WHERE s.run_id > p_after AND s.finished_at IS NULL
+			AND s.updated_at < clock_timestamp() - p_quiet_ms * interval '1 millisecond'
+		ORDER BY s.run_id
+		LIMIT p_limit
+		FOR NO KEY UPDATE SKIP LOCKED
+	LOOP
+		next := v_run.run_id;
+		SELECT
+			count(*) FILTER (WHERE n.state IN ('ready', 'running', 'waiting', 'child'))::int - s.live_count AS live,
+			count(*) FILTER (WHERE n.state = 'waiting' OR (n.state = 'child' AND n.child_status = 'awaiting'))::int - s.waiting_count AS waiting,
+			count(*) FILTER (WHERE n.state = 'failed')::int - s.failed_count AS failed,
+			s.live_count
+		INTO v_counts
+		FROM flowcraft_statuses s LEFT JOIN flowcraft_nodes n ON n.run_id = s.run_id
+		WHERE s.run_id = v_run.run_id
+		GROUP BY s.run_id;
+		IF v_counts.live <> 0 OR v_counts.waiting <> 0 OR v_counts.failed <> 0 OR v_counts.live_count = 0 THEN
+			PERFORM flowcraft_settle_runs(ARRAY[v_run.run_id], ARRAY[v_counts.live], ARRAY[v_counts.waiting],
+				ARRAY[v_counts.failed], ARRAY[NULL::text]);
+			repaired := repaired || v_run.run_id;
+		END IF;
+	END LOOP;
+END $$;
+
+-- Deletes what has been kept for its time: idempotency keys, events, rows of workers that are gone.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_expired(p_worker_ms bigint) RETURNS int
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_total int := 0;
+	v_rows int;
+BEGIN
+	DELETE FROM flowcraft_idempotency_keys k WHERE k.expires_at < v_now;
+	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
+	DELETE FROM flowcraft_kept_events e WHERE e.expires_at < v_now;
+	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
+	-- Only once nothing claimed by it is left: a node whose worker is unknown counts as a dead worker's anyway.
+	DELETE FROM flowcraft_workers w
+	WHERE coalesce(w.stopped_at, w.dead_at) < v_now - p_worker_ms * interval '1 millisecond'
+		AND NOT EXISTS (SELECT FROM flowcraft_nodes n WHERE n.worker_id = w.worker_id AND n.state = 'running');
+	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
+	RETURN v_total;
+END $$;

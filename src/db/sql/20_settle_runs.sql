@@ -1,0 +1,67 @@
+-- The one place that changes a run's counters and derives its status from them. Called at the end of every write
+-- that changes which nodes of a run are live, in the same transaction, with the runs' rows locked.
+--
+-- Each array has one element per run: by how much its live, waiting and failed nodes changed, and the reason to show
+-- if it fails (null keeps the one that it has). Returns the runs that ended.
+--
+-- A run whose status changed and that has a parent leaves a row in the outbox for the parent's node: `job` when it
+-- has ended, so that a worker continues the parent, `child` when it began or ceased to wait. The parent's own row is
+-- not touched here: it would have to be locked before the child's.
+CREATE OR REPLACE FUNCTION flowcraft_settle_runs(
+	p_runs text[], p_live int[], p_waiting int[], p_failed int[], p_reasons text[]
+) RETURNS text[]
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+	v_ended text[];
+	v_now timestamptz := clock_timestamp();
+BEGIN
+	WITH delta AS (
+		SELECT d.run_id, sum(d.live)::int AS live, sum(d.waiting)::int AS waiting, sum(d.failed)::int AS failed,
+			min(d.reason) AS reason
+		FROM unnest(p_runs, p_live, p_waiting, p_failed, p_reasons) AS d(run_id, live, waiting, failed, reason)
+		GROUP BY d.run_id
+	), counted AS (
+		SELECT s.run_id, s.status AS old_status,
+			s.live_count + d.live AS live, s.waiting_count + d.waiting AS waiting, s.failed_count + d.failed AS failed,
+			coalesce(s.reason, d.reason) AS reason
+		FROM delta d JOIN flowcraft_statuses s ON s.run_id = d.run_id
+		WHERE s.finished_at IS NULL
+	), changed AS (
+		UPDATE flowcraft_statuses s SET
+			live_count = c.live,
+			waiting_count = c.waiting,
+			failed_count = c.failed,
+			commit_seq = s.commit_seq + 1,
+			status = CASE
+				WHEN c.live = 0 AND c.failed > 0 THEN 'failed'
+				WHEN c.live = 0 THEN 'completed'
+				WHEN c.old_status = 'paused' THEN 'paused'
+				WHEN c.waiting = c.live THEN 'awaiting'
+				ELSE 'running'
+			END,
+			reason = CASE WHEN c.failed > 0 THEN c.reason END,
+			updated_at = v_now,
+			finished_at = CASE WHEN c.live = 0 THEN v_now END
+		FROM counted c
+		WHERE s.run_id = c.run_id
+		RETURNING s.run_id, s.status, c.old_status, s.reason, s.finished_at,
+			s.parent_run_id, s.parent_node_id, s.parent_generation, s.parent_recovers
+	), history AS (
+		INSERT INTO flowcraft_transitions (run_id, status, reason)
+		SELECT c.run_id, c.status, c.reason FROM changed c WHERE c.status <> c.old_status
+	), told AS (
+		INSERT INTO flowcraft_outbox (kind, run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT CASE WHEN c.finished_at IS NULL THEN 'child' ELSE 'job' END,
+			c.parent_run_id, c.parent_node_id, c.parent_generation, c.parent_recovers, parent.blueprint_id, parent.traceparent,
+			v_now
+		FROM changed c JOIN flowcraft_statuses parent ON parent.run_id = c.parent_run_id
+		WHERE c.status <> c.old_status
+	)
+	SELECT array_agg(c.run_id) FILTER (WHERE c.finished_at IS NOT NULL) INTO v_ended FROM changed c;
+	RETURN coalesce(v_ended, '{}');
+END $$;

@@ -1,0 +1,142 @@
+-- Claims jobs for a worker: the only way for a node to become `running`. One row per asked job, in any order.
+--
+-- Outcomes:
+--   claimed  it is this worker's, under a new token; the row carries what the execution needs
+--   held     another worker runs it, or is claiming it right now
+--   early    it is not due yet; its outbox row will come back
+--   paused   its run is paused
+--   done     nothing is left to do: finished, cancelled, unknown, or its child still runs
+--
+--   no_lease the worker's lease has passed, or the sweep has declared it dead: it claims nothing, and the message has
+--            to go back
+--
+-- Losing a claim in a crash of Postgres is harmless (the node is `ready` again and the sweep emits it), so the commit
+-- is asynchronous.
+CREATE OR REPLACE FUNCTION flowcraft_claim(
+	p_worker uuid, p_runs text[], p_nodes text[], p_generations text[], p_recovers text[]
+) RETURNS TABLE (
+	ix int, outcome text, token uuid, attempt int, crashes int, unrunnable_ms bigint, wake text, wait text, resume text,
+	has_input boolean, transformed boolean, input text, child_run_id text, child_status text, child_reason text,
+	blueprint_id text, blueprint_hash text, depth int, traceparent text
+)
+LANGUAGE plpgsql VOLATILE ROWS 50
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_claimed int[];
+	v_woken int[];
+	v_woken_runs text[];
+	v_woken_waiting int[];
+BEGIN
+	PERFORM set_config('synchronous_commit', 'off', true);
+
+	IF NOT EXISTS (
+		SELECT FROM flowcraft_workers w
+		WHERE w.worker_id = p_worker AND w.dead_at IS NULL AND w.stopped_at IS NULL AND w.lease_until > v_now
+	) THEN
+		RETURN QUERY SELECT i::int, 'no_lease', NULL::uuid, NULL::int, NULL::int, NULL::bigint, NULL, NULL, NULL, NULL::boolean, NULL::boolean, NULL, NULL,
+			NULL, NULL, NULL, NULL, NULL::int, NULL FROM generate_subscripts(p_runs, 1) AS i;
+		RETURN;
+	END IF;
+
+	-- 1. Ready nodes. No counter changes, so the run's row stays unlocked; a cancel that is under way has either
+	--    marked the node already or will mark it `cancelled` right after us.
+	WITH wanted AS (
+		SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
+		FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
+		GROUP BY w.run_id, w.node_id, w.generation, w.recovers
+	), free AS (
+		SELECT w.ix, n.run_id, n.node_id, n.generation, n.recovers
+		FROM wanted w
+		JOIN flowcraft_statuses s ON s.run_id = w.run_id AND s.status IN ('running', 'awaiting')
+		JOIN flowcraft_nodes n
+			ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+		WHERE n.state = 'ready' AND (n.due_at IS NULL OR n.due_at <= v_now)
+		FOR UPDATE OF n SKIP LOCKED
+	), claimed AS (
+		UPDATE flowcraft_nodes n
+		SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now
+		FROM free f
+		WHERE n.run_id = f.run_id AND n.node_id = f.node_id AND n.generation = f.generation AND n.recovers = f.recovers
+			AND n.state = 'ready'
+		RETURNING f.ix
+	)
+	SELECT coalesce(array_agg(c.ix), '{}') INTO v_claimed FROM claimed c;
+
+	-- 2. Timers that have fired and children that have ended: these nodes cease to wait, so the run is locked first.
+	IF cardinality(v_claimed) < cardinality(p_runs) THEN
+		PERFORM FROM flowcraft_statuses s
+		WHERE s.run_id IN (
+			SELECT w.run_id
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS w(run_id, node_id, generation, recovers)
+			JOIN flowcraft_nodes n
+				ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+			WHERE n.state IN ('waiting', 'child')
+		)
+		ORDER BY s.run_id FOR NO KEY UPDATE;
+		IF FOUND THEN
+			WITH wanted AS (
+				SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
+				FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
+				GROUP BY w.run_id, w.node_id, w.generation, w.recovers
+			), woken AS (
+				UPDATE flowcraft_nodes n
+				SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
+					wake = CASE n.state WHEN 'child' THEN 'child' ELSE 'timer' END,
+					due_at = NULL,
+					child_status = coalesce(child.status, n.child_status)
+				FROM wanted w
+				JOIN flowcraft_nodes was
+					ON was.run_id = w.run_id AND was.node_id = w.node_id AND was.generation = w.generation AND was.recovers = w.recovers
+				JOIN flowcraft_statuses s ON s.run_id = w.run_id AND s.status IN ('running', 'awaiting')
+				LEFT JOIN flowcraft_statuses child ON child.run_id = was.child_run_id AND was.state = 'child'
+				WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+					AND (
+						(n.state = 'waiting' AND n.due_at <= v_now)
+						OR (n.state = 'child' AND child.finished_at IS NOT NULL)
+					)
+				RETURNING w.ix, n.run_id,
+					-- Counted as waiting before: every wait, and a child that was known to wait.
+					CASE WHEN was.state = 'waiting' OR was.child_status = 'awaiting' THEN -1 ELSE 0 END AS waiting
+			)
+			SELECT array_agg(woken.ix), array_agg(woken.run_id), array_agg(woken.waiting)
+			INTO v_woken, v_woken_runs, v_woken_waiting FROM woken;
+			IF v_woken IS NOT NULL THEN
+				PERFORM flowcraft_settle_runs(v_woken_runs, array_fill(0, ARRAY[cardinality(v_woken)]), v_woken_waiting,
+					array_fill(0, ARRAY[cardinality(v_woken)]), array_fill(NULL::text, ARRAY[cardinality(v_woken)]));
+				v_claimed := v_claimed || v_woken;
+			END IF;
+		END IF;
+	END IF;
+
+	-- 3. What the execution needs: the input that the last taken edge brought, the resume payload, the child's end.
+	RETURN QUERY
+	SELECT w.ix::int,
+		CASE
+			WHEN w.ix = ANY (v_claimed) THEN 'claimed'
+			WHEN n.state IS NULL OR s.finished_at IS NOT NULL THEN 'done'
+			WHEN s.status = 'paused' AND n.state IN ('ready', 'waiting', 'child') THEN 'paused'
+			WHEN n.state = 'running' OR (n.state = 'ready' AND (n.due_at IS NULL OR n.due_at <= v_now)) THEN 'held'
+			WHEN n.state = 'ready' OR (n.state = 'waiting' AND n.due_at > v_now) THEN 'early'
+			ELSE 'done'
+		END,
+		n.claim_token, n.attempt, n.crashes,
+		(extract(epoch FROM v_now - n.unrunnable_since) * 1000)::bigint, n.wake, n.wait, n.resume,
+		n.input IS NOT NULL OR n.input_node IS NOT NULL, n.input IS NOT NULL,
+		coalesce(n.input, source.output),
+		n.child_run_id::text, child.status, child.reason,
+		s.blueprint_id, s.blueprint_hash, s.depth::int, s.traceparent
+	FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
+	LEFT JOIN flowcraft_nodes n
+		ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+	LEFT JOIN flowcraft_statuses s ON s.run_id = w.run_id
+	LEFT JOIN flowcraft_nodes source
+		ON source.run_id = n.run_id AND source.node_id = n.input_node
+		AND source.generation = n.input_generation AND source.recovers = n.input_recovers
+	LEFT JOIN flowcraft_statuses child ON child.run_id = n.child_run_id;
+END $$;

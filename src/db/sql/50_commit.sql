@@ -1,0 +1,331 @@
+-- The commit: what finished nodes have done becomes true, all of it or nothing, for any number of nodes of any runs.
+-- Workers plan, this function locks, checks and applies; a node whose claim was lost in the meantime contributes
+-- nothing, the others are applied all the same.
+--
+-- p_runs … p_child_blueprints have one element per node, element 1 being "node 1". p_outcomes:
+--   completed  with p_outputs, p_actions
+--   failed     with p_errors, p_reasons (the run's reason if it fails by this), p_dead_letters
+--   retry      another attempt after p_delays ms; p_errors tells why
+--   waiting    for p_waits (JSON), until p_delays ms from now if not null; p_wait_events, p_wait_keys for events
+--   child      until the run p_child_runs ends, which this commit starts from p_child_blueprints
+-- The other groups refer to those nodes by number in their first array:
+--   p_next_…   nodes that become ready, once per generation however many ask for it
+--   p_arr_…    arrivals at `all` joins, at most one per source and join
+--   p_rec_…    failed nodes that this one, their fallback, recovers
+--   p_ctx_…    what the node wrote to the context; a null value deletes the key
+--   p_in_…     the context that a child run starts with
+--
+-- Numbers of nodes come back: `committed`; `repeated`, this very claim has finished the node before (the answer to the
+-- first commit was lost); `refused`, the child's blueprint does not exist, nothing of this node was applied. All others
+-- were lost. `ended` are the runs that ended, `emitted` counts the outbox rows written.
+CREATE OR REPLACE FUNCTION flowcraft_commit(
+	p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_tokens uuid[], p_outcomes text[],
+	p_outputs text[], p_actions text[], p_errors text[], p_reasons text[], p_dead_letters text[], p_delays bigint[],
+	p_waits text[], p_wait_events text[], p_wait_keys text[], p_child_runs text[], p_child_blueprints text[],
+	p_next_of int[], p_next_nodes text[], p_next_generations text[], p_next_recovers text[], p_next_edges int[],
+	p_next_input_nodes text[], p_next_input_generations text[], p_next_input_recovers text[], p_next_inputs text[],
+	p_arr_of int[], p_arr_nodes text[], p_arr_generations text[], p_arr_sources text[], p_arr_taken int[],
+	p_arr_expected int[], p_arr_edges int[],
+	p_arr_input_nodes text[], p_arr_input_generations text[], p_arr_input_recovers text[], p_arr_inputs text[],
+	p_rec_of int[], p_rec_nodes text[], p_rec_generations text[], p_rec_recovers text[],
+	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[],
+	p_in_of int[], p_in_keys text[], p_in_values text[],
+	OUT committed int[], OUT repeated int[], OUT refused int[], OUT ended text[], OUT emitted int
+)
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz;
+	-- What happened to the runs' counters, collected from each step and applied once at the end.
+	v_runs text[];
+	v_live int[];
+	v_waiting int[];
+	v_failed int[];
+	v_reasons text[];
+	v_more_runs text[];
+	v_more_counts int[];
+	v_child int;
+	v_emitted int;
+BEGIN
+	committed := '{}'; repeated := '{}'; refused := '{}'; ended := '{}'; emitted := 0;
+
+	-- 1. The runs, in the order of their ids: whoever else changes one of them waits, and everything below sees what
+	--    is true now (each statement of a VOLATILE function has a fresh snapshot).
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.run_id FOR NO KEY UPDATE;
+	v_now := clock_timestamp();
+
+	-- 2. A child whose blueprint nobody has registered cannot be started.
+	FOR v_child IN SELECT i FROM generate_subscripts(p_child_blueprints, 1) AS i WHERE p_child_blueprints[i] IS NOT NULL LOOP
+		IF NOT EXISTS (
+			SELECT FROM flowcraft_statuses s
+			JOIN flowcraft_blueprints b ON b.blueprint_id = p_child_blueprints[v_child]
+				AND b.hash = coalesce(s.pins ->> p_child_blueprints[v_child], flowcraft_resolve_blueprint(p_child_blueprints[v_child], NULL))
+			WHERE s.run_id = p_runs[v_child]
+		) THEN
+			refused := refused || v_child;
+		END IF;
+	END LOOP;
+
+	-- 3. The fence: only the holder of the claim finishes a node, and only while its run is live.
+	WITH given AS (
+		SELECT g.ix::int AS ix, g.run_id, g.node_id, g.generation, g.recovers, g.token, g.outcome, g.output, g.action, g.error,
+			g.reason, g.dead_letter, g.delay_ms, g.wait, g.wait_event, g.wait_key, g.child_run_id
+		FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens, p_outcomes, p_outputs, p_actions, p_errors,
+			p_reasons, p_dead_letters, p_delays, p_waits, p_wait_events, p_wait_keys, p_child_runs)
+			WITH ORDINALITY AS g(run_id, node_id, generation, recovers, token, outcome, output, action, error,
+			reason, dead_letter, delay_ms, wait, wait_event, wait_key, child_run_id, ix)
+		WHERE g.ix <> ALL (refused)
+	), finished AS (
+		UPDATE flowcraft_nodes n SET
+			state = CASE g.outcome WHEN 'retry' THEN 'ready' ELSE g.outcome END,
+			attempt = n.attempt + CASE g.outcome WHEN 'retry' THEN 1 ELSE 0 END,
+			output = g.output,
+			action = g.action,
+			error = g.error,
+			dead_letter = g.dead_letter,
+			due_at = CASE WHEN g.outcome IN ('retry', 'waiting') THEN v_now + g.delay_ms * interval '1 millisecond' END,
+			emitted_at = CASE g.outcome WHEN 'retry' THEN v_now + g.delay_ms * interval '1 millisecond' ELSE n.emitted_at END,
+			wait = g.wait,
+			wait_event = g.wait_event,
+			wait_key = g.wait_key,
+			wake = CASE g.outcome WHEN 'completed' THEN n.wake END,
+			resume = NULL,
+			unrunnable_since = NULL,
+			child_run_id = CASE g.outcome WHEN 'completed' THEN n.child_run_id WHEN 'failed' THEN n.child_run_id ELSE g.child_run_id END,
+			child_status = CASE g.outcome WHEN 'child' THEN 'running' END,
+			finished_seq = CASE WHEN g.outcome IN ('completed', 'failed') THEN s.commit_seq + 1 END,
+			finished_at = CASE WHEN g.outcome IN ('completed', 'failed') THEN v_now END
+		FROM given g JOIN flowcraft_statuses s ON s.run_id = g.run_id
+		WHERE n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+			AND n.state = 'running' AND n.claim_token = g.token
+			AND s.finished_at IS NULL
+		RETURNING g.ix, g.run_id, g.outcome, g.reason, g.delay_ms, g.error,
+			n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, n.due_at, s.blueprint_id, s.traceparent
+	), timers AS (
+		-- Retries and the ends of waits come back through the outbox when they are due.
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.blueprint_id, f.traceparent, f.due_at
+		FROM finished f WHERE f.due_at IS NOT NULL
+		RETURNING 1
+	), superseded AS (
+		INSERT INTO flowcraft_attempts (run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
+		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.attempt - 1, 'failed', f.worker_id, f.claimed_at, f.error
+		FROM finished f WHERE f.outcome = 'retry'
+	)
+	SELECT array_agg(f.ix), array_agg(f.run_id),
+		array_agg(CASE WHEN f.outcome IN ('completed', 'failed') THEN -1 ELSE 0 END),
+		array_agg(CASE WHEN f.outcome = 'waiting' THEN 1 ELSE 0 END),
+		array_agg(CASE WHEN f.outcome = 'failed' THEN 1 ELSE 0 END),
+		array_agg(f.reason),
+		(SELECT count(*) FROM timers)
+	INTO committed, v_runs, v_live, v_waiting, v_failed, v_reasons, emitted
+	FROM finished f;
+
+	IF cardinality(coalesce(committed, '{}')) + cardinality(refused) < cardinality(p_runs) THEN
+		SELECT coalesce(array_agg(g.ix::int), '{}') INTO repeated
+		FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens)
+			WITH ORDINALITY AS g(run_id, node_id, generation, recovers, token, ix)
+		JOIN flowcraft_nodes n
+			ON n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+		WHERE n.claim_token = g.token AND n.state <> 'running' AND n.state <> 'cancelled'
+			AND g.ix <> ALL (coalesce(committed, '{}'));
+	END IF;
+	IF committed IS NULL THEN
+		committed := '{}'; emitted := 0;
+		RETURN;
+	END IF;
+
+	-- 4. Nodes that become ready because of a single predecessor, an `any` join or a fallback: whoever asks first
+	--    inserts the row, later ones find it there.
+	IF cardinality(p_next_of) > 0 THEN
+		WITH added AS (
+			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, emitted_at, input_edge,
+				input_node, input_generation, input_recovers, input)
+			SELECT p_runs[x.ix], x.node_id, x.generation, x.recovers, 'ready', v_now, x.edge,
+				x.input_node, x.input_generation, x.input_recovers, x.input
+			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_edges,
+				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs)
+				AS x(ix, node_id, generation, recovers, edge, input_node, input_generation, input_recovers, input)
+			WHERE x.ix = ANY (committed)
+			ON CONFLICT DO NOTHING
+			RETURNING run_id, node_id, generation, recovers
+		), posted AS (
+			INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+			SELECT a.run_id, a.node_id, a.generation, a.recovers, s.blueprint_id, s.traceparent, v_now
+			FROM added a JOIN flowcraft_statuses s ON s.run_id = a.run_id
+		), counted AS (
+			SELECT a.run_id, count(*)::int AS live FROM added a GROUP BY a.run_id
+		)
+		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.live), '{}'), coalesce(sum(c.live), 0)
+		INTO v_more_runs, v_more_counts, v_emitted FROM counted c;
+		v_runs := v_runs || v_more_runs;
+		v_live := v_live || v_more_counts;
+		emitted := emitted + v_emitted;
+	END IF;
+
+	-- 5. Arrivals at `all` joins. The row of an arrival is the gate: what has arrived before counts for nothing.
+	--    Then the counters, folded per join; last, the joins that are complete become ready.
+	IF cardinality(p_arr_of) > 0 THEN
+		WITH given AS (
+			SELECT p_runs[x.ix] AS run_id, x.node_id, x.generation, x.source, x.taken, x.expected, x.edge,
+				x.input_node, x.input_generation, x.input_recovers, x.input
+			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations, p_arr_sources, p_arr_taken, p_arr_expected, p_arr_edges,
+				p_arr_input_nodes, p_arr_input_generations, p_arr_input_recovers, p_arr_inputs)
+				AS x(ix, node_id, generation, source, taken, expected, edge, input_node, input_generation, input_recovers, input)
+			WHERE x.ix = ANY (committed)
+		), arrived AS (
+			INSERT INTO flowcraft_arrivals (run_id, node_id, generation, source, taken)
+			SELECT g.run_id, g.node_id, g.generation, g.source, g.taken FROM given g
+			ON CONFLICT DO NOTHING
+			RETURNING run_id, node_id, generation, source, taken
+		), counted AS (
+			SELECT a.run_id, a.node_id, a.generation, count(*)::int AS arrived, sum(a.taken)::int AS taken
+			FROM arrived a GROUP BY a.run_id, a.node_id, a.generation
+		), latest AS (
+			-- Among taken edges the last one in blueprint order brings the input.
+			SELECT DISTINCT ON (g.run_id, g.node_id, g.generation) g.*
+			FROM given g JOIN arrived a
+				ON a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = g.generation AND a.source = g.source
+			ORDER BY g.run_id, g.node_id, g.generation, g.taken DESC, g.edge DESC
+		)
+		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, emitted_at, input_edge,
+			input_node, input_generation, input_recovers, input)
+		SELECT c.run_id, c.node_id, c.generation, 'pending', l.expected, c.arrived, c.taken, v_now,
+			CASE l.taken WHEN 1 THEN l.edge END, CASE l.taken WHEN 1 THEN l.input_node END,
+			CASE l.taken WHEN 1 THEN l.input_generation END, CASE l.taken WHEN 1 THEN l.input_recovers END,
+			CASE l.taken WHEN 1 THEN l.input END
+		FROM counted c JOIN latest l ON l.run_id = c.run_id AND l.node_id = c.node_id AND l.generation = c.generation
+		ORDER BY c.run_id, c.node_id, c.generation
+		ON CONFLICT (run_id, node_id, generation, recovers) DO UPDATE SET
+			arrived = n.arrived + excluded.arrived,
+			taken = n.taken + excluded.taken,
+			input_edge = greatest(n.input_edge, excluded.input_edge),
+			input_node = CASE WHEN excluded.input_edge > coalesce(n.input_edge, -1) THEN excluded.input_node ELSE n.input_node END,
+			input_generation = CASE WHEN excluded.input_edge > coalesce(n.input_edge, -1) THEN excluded.input_generation ELSE n.input_generation END,
+			input_recovers = CASE WHEN excluded.input_edge > coalesce(n.input_edge, -1) THEN excluded.input_recovers ELSE n.input_recovers END,
+			input = CASE WHEN excluded.input_edge > coalesce(n.input_edge, -1) THEN excluded.input ELSE n.input END
+		WHERE n.state = 'pending';
+
+		WITH touched AS (
+			SELECT DISTINCT p_runs[x.ix] AS run_id, x.node_id, x.generation
+			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations) AS x(ix, node_id, generation)
+			WHERE x.ix = ANY (committed)
+		), ripe AS (
+			UPDATE flowcraft_nodes n SET state = 'ready', emitted_at = v_now
+			FROM touched t
+			WHERE n.run_id = t.run_id AND n.node_id = t.node_id AND n.generation = t.generation AND n.recovers = ''
+				AND n.state = 'pending' AND n.arrived >= n.expected AND n.taken > 0
+			RETURNING n.run_id, n.node_id, n.generation
+		), posted AS (
+			INSERT INTO flowcraft_outbox (run_id, node_id, generation, blueprint_id, traceparent, due_at)
+			SELECT r.run_id, r.node_id, r.generation, s.blueprint_id, s.traceparent, v_now
+			FROM ripe r JOIN flowcraft_statuses s ON s.run_id = r.run_id
+		), counted AS (
+			SELECT r.run_id, count(*)::int AS live FROM ripe r GROUP BY r.run_id
+		)
+		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.live), '{}'), coalesce(sum(c.live), 0)
+		INTO v_more_runs, v_more_counts, v_emitted FROM counted c;
+		v_runs := v_runs || v_more_runs;
+		v_live := v_live || v_more_counts;
+		emitted := emitted + v_emitted;
+	END IF;
+	-- From here on v_runs may be longer than the other counters; what is missing counts as zero.
+
+	-- 6. A fallback that completed stands in for the nodes that failed.
+	IF cardinality(p_rec_of) > 0 THEN
+		WITH recovered AS (
+			UPDATE flowcraft_nodes n SET state = 'recovered', output = 'null', finished_seq = s.commit_seq + 1
+			FROM unnest(p_rec_of, p_rec_nodes, p_rec_generations, p_rec_recovers) AS x(ix, node_id, generation, recovers)
+			JOIN flowcraft_statuses s ON s.run_id = p_runs[x.ix]
+			WHERE x.ix = ANY (committed)
+				AND n.run_id = p_runs[x.ix] AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = x.recovers
+				AND n.state = 'failed'
+			RETURNING n.run_id
+		), counted AS (
+			SELECT r.run_id, -count(*)::int AS failed FROM recovered r GROUP BY r.run_id
+		)
+		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.failed), '{}') INTO v_more_runs, v_more_counts FROM counted c;
+		v_live := v_live || array_fill(0, ARRAY[cardinality(v_more_runs)]);
+		v_waiting := v_waiting || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_waiting)]);
+		v_failed := v_failed || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_failed)]) || v_more_counts;
+		v_runs := v_runs || v_more_runs;
+	END IF;
+
+	-- 7. The context: of two nodes of this batch that wrote the same key, the later one counts.
+	IF cardinality(p_ctx_of) > 0 THEN
+		INSERT INTO flowcraft_contexts (run_id, key, value, seq)
+		SELECT DISTINCT ON (s.run_id, x.key) s.run_id, x.key, x.value, s.commit_seq + 1
+		FROM unnest(p_ctx_of, p_ctx_keys, p_ctx_values) WITH ORDINALITY AS x(ix, key, value, ord)
+		JOIN flowcraft_statuses s ON s.run_id = p_runs[x.ix]
+		WHERE x.ix = ANY (committed)
+		ORDER BY s.run_id, x.key, x.ord DESC
+		ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value, seq = excluded.seq;
+	END IF;
+
+	-- 8. Child runs: their parent's node was fenced above, so each is started once.
+	FOR v_child IN
+		SELECT i FROM generate_subscripts(p_child_blueprints, 1) AS i
+		WHERE p_child_blueprints[i] IS NOT NULL AND i = ANY (committed)
+	LOOP
+		PERFORM flowcraft_insert_run(p_child_runs[v_child], p_child_blueprints[v_child],
+			coalesce(s.pins ->> p_child_blueprints[v_child], flowcraft_resolve_blueprint(p_child_blueprints[v_child], NULL)),
+			s.pins,
+			coalesce((SELECT array_agg(x.key) FROM unnest(p_in_of, p_in_keys) AS x(ix, key) WHERE x.ix = v_child), '{}'),
+			coalesce((SELECT array_agg(x.value) FROM unnest(p_in_of, p_in_values) AS x(ix, value) WHERE x.ix = v_child), '{}'),
+			s.tags, s.traceparent, s.deadline_at,
+			s.run_id, p_nodes[v_child], p_generations[v_child], p_recovers[v_child], s.depth + 1)
+		FROM flowcraft_statuses s WHERE s.run_id = p_runs[v_child];
+		emitted := emitted + 1;
+	END LOOP;
+
+	-- 9. The counters, and with them the end of a run.
+	ended := flowcraft_settle_runs(
+		v_runs,
+		v_live || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_live)]),
+		v_waiting || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_waiting)]),
+		v_failed || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_failed)]),
+		v_reasons || array_fill(NULL::text, ARRAY[cardinality(v_runs) - cardinality(v_reasons)])
+	);
+END $$;
+
+-- Gives running nodes back unfinished, because their worker drains, or has no implementation for them (p_unrunnable);
+-- p_delays, in ms, say when they may be tried again. Counts neither as an attempt nor as a crash. Returns how many
+-- were still the caller's.
+CREATE OR REPLACE FUNCTION flowcraft_release(
+	p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_tokens uuid[], p_delays bigint[],
+	p_unrunnable boolean
+) RETURNS int
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_released int;
+BEGIN
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.run_id FOR NO KEY UPDATE;
+	WITH released AS (
+		UPDATE flowcraft_nodes n SET state = 'ready',
+			due_at = v_now + g.delay_ms * interval '1 millisecond',
+			emitted_at = v_now + g.delay_ms * interval '1 millisecond',
+			unrunnable_since = CASE WHEN p_unrunnable THEN coalesce(n.unrunnable_since, v_now) END
+		FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens, p_delays)
+			AS g(run_id, node_id, generation, recovers, token, delay_ms)
+		JOIN flowcraft_statuses s ON s.run_id = g.run_id AND s.finished_at IS NULL
+		WHERE n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+			AND n.state = 'running' AND n.claim_token = g.token
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, n.due_at, s.blueprint_id, s.traceparent
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT r.run_id, r.node_id, r.generation, r.recovers, r.blueprint_id, r.traceparent, r.due_at FROM released r
+	)
+	SELECT count(*) INTO v_released FROM released;
+	RETURN v_released;
+END $$;

@@ -1,0 +1,212 @@
+-- The sweep's writes. None of them looks at a run's `updated_at` to judge a stall: a node is taken up again because
+-- its worker is dead or its message is lost, never because it takes long.
+
+-- Declares workers dead whose lease has passed, and makes the nodes that dead or stopped workers still hold ready
+-- again. Rows that somebody else is changing right now are left for the next sweep.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_workers(p_limit int, OUT buried int, OUT recovered int)
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz := clock_timestamp();
+BEGIN
+	WITH dead AS (
+		UPDATE flowcraft_workers w SET dead_at = v_now
+		WHERE w.lease_until < v_now AND w.stopped_at IS NULL AND w.dead_at IS NULL
+		RETURNING 1
+	)
+	SELECT count(*) INTO buried FROM dead;
+
+	WITH held AS (
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, n.worker_id, s.blueprint_id, s.traceparent
+		FROM flowcraft_nodes n
+		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.finished_at IS NULL
+		LEFT JOIN flowcraft_workers w ON w.worker_id = n.worker_id
+		WHERE n.state = 'running' AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL)
+		LIMIT p_limit
+		FOR NO KEY UPDATE OF n SKIP LOCKED
+	), freed AS (
+		UPDATE flowcraft_nodes n SET state = 'ready', crashes = n.crashes + 1, due_at = NULL, emitted_at = v_now, claim_token = NULL
+		FROM held h
+		WHERE n.run_id = h.run_id AND n.node_id = h.node_id AND n.generation = h.generation AND n.recovers = h.recovers
+			AND n.state = 'running' AND n.worker_id = h.worker_id
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, h.blueprint_id, h.traceparent
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.blueprint_id, f.traceparent, v_now FROM freed f
+	), history AS (
+		INSERT INTO flowcraft_attempts (run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
+		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.attempt, 'crashed', f.worker_id, f.claimed_at,
+			'{"name":"WorkerDied","message":"The worker that ran this attempt died"}'
+		FROM freed f
+	)
+	SELECT count(*) INTO recovered FROM freed;
+END $$;
+
+-- Emits again what can run but whose message is lost: a ready node, a timer, or a parent of an ended child that has no
+-- row in the outbox although its grace has passed. The grace doubles with each emission, up to 64 times.
+-- p_backlog: messages wait in the broker. Then ours may be among them, and only a node that was passed by (one emitted
+-- a whole grace later runs already) counts as lost.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_lost(p_stalled_ms bigint, p_backlog boolean, p_limit int) RETURNS int
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_grace interval := p_stalled_ms * interval '1 millisecond';
+	v_passed timestamptz;
+	v_ready int;
+	v_timers int;
+	v_children int;
+BEGIN
+	IF p_backlog THEN
+		SELECT max(n.emitted_at) INTO v_passed FROM flowcraft_nodes n WHERE n.state = 'running';
+		v_passed := coalesce(v_passed, '-infinity');
+	ELSE
+		v_passed := 'infinity';
+	END IF;
+
+	WITH lost AS (
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
+		FROM flowcraft_nodes n
+		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
+		WHERE n.state = 'ready' AND n.emitted_at < v_now - v_grace
+			AND n.emitted_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND n.emitted_at < v_passed - v_grace
+			AND NOT EXISTS (
+				SELECT FROM flowcraft_outbox o
+				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
+					AND o.kind = 'job'
+			)
+		ORDER BY n.emitted_at
+		LIMIT p_limit
+		FOR NO KEY UPDATE OF n SKIP LOCKED
+	), emitted AS (
+		UPDATE flowcraft_nodes n SET emitted_at = v_now, reemits = least(n.reemits + 1, 32000)
+		FROM lost l
+		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
+			AND n.state = 'ready'
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, l.blueprint_id, l.traceparent
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT e.run_id, e.node_id, e.generation, e.recovers, e.blueprint_id, e.traceparent, v_now FROM emitted e
+	)
+	SELECT count(*) INTO v_ready FROM emitted;
+
+	WITH lost AS (
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
+		FROM flowcraft_nodes n
+		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
+		WHERE n.state = 'waiting' AND n.due_at IS NOT NULL AND n.due_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND NOT EXISTS (
+				SELECT FROM flowcraft_outbox o
+				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
+					AND o.kind = 'job'
+			)
+		ORDER BY n.due_at
+		LIMIT p_limit
+		FOR NO KEY UPDATE OF n SKIP LOCKED
+	), emitted AS (
+		UPDATE flowcraft_nodes n SET reemits = least(n.reemits + 1, 32000)
+		FROM lost l
+		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
+			AND n.state = 'waiting'
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, l.blueprint_id, l.traceparent
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT e.run_id, e.node_id, e.generation, e.recovers, e.blueprint_id, e.traceparent, v_now FROM emitted e
+	)
+	SELECT count(*) INTO v_timers FROM emitted;
+
+	WITH lost AS (
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
+		FROM flowcraft_nodes n
+		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
+		JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
+		WHERE n.state = 'child' AND n.child_run_id IS NOT NULL
+			AND child.finished_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND NOT EXISTS (
+				SELECT FROM flowcraft_outbox o
+				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
+					AND o.kind = 'job'
+			)
+		LIMIT p_limit
+		FOR NO KEY UPDATE OF n SKIP LOCKED
+	), emitted AS (
+		UPDATE flowcraft_nodes n SET reemits = least(n.reemits + 1, 32000)
+		FROM lost l
+		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
+			AND n.state = 'child'
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, l.blueprint_id, l.traceparent
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT e.run_id, e.node_id, e.generation, e.recovers, e.blueprint_id, e.traceparent, v_now FROM emitted e
+	)
+	SELECT count(*) INTO v_children FROM emitted;
+
+	RETURN v_ready + v_timers + v_children;
+END $$;
+
+-- Invariant 7, checked: counts the live nodes of up to p_limit live runs after p_after (in the order of their ids) that
+-- nobody has changed for a minute, and sets right what does not agree. A repair is a defect of this software: the
+-- caller logs it. `next` is where to go on, null at the end.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_runs(
+	p_after text, p_limit int, p_quiet_ms bigint, OUT repaired text[], OUT next text
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+	v_run record;
+	v_counts record;
+BEGIN
+	repaired := '{}';
+	FOR v_run IN
+		SELECT s.run_id FROM flowcraft_statuses s
+		WHERE s.run_id > p_after AND s.finished_at IS NULL
+			AND s.updated_at < clock_timestamp() - p_quiet_ms * interval '1 millisecond'
+		ORDER BY s.run_id
+		LIMIT p_limit
+		FOR NO KEY UPDATE SKIP LOCKED
+	LOOP
+		next := v_run.run_id;
+		SELECT
+			count(*) FILTER (WHERE n.state IN ('ready', 'running', 'waiting', 'child'))::int - s.live_count AS live,
+			count(*) FILTER (WHERE n.state = 'waiting' OR (n.state = 'child' AND n.child_status = 'awaiting'))::int - s.waiting_count AS waiting,
+			count(*) FILTER (WHERE n.state = 'failed')::int - s.failed_count AS failed,
+			s.live_count
+		INTO v_counts
+		FROM flowcraft_statuses s LEFT JOIN flowcraft_nodes n ON n.run_id = s.run_id
+		WHERE s.run_id = v_run.run_id
+		GROUP BY s.run_id;
+		IF v_counts.live <> 0 OR v_counts.waiting <> 0 OR v_counts.failed <> 0 OR v_counts.live_count = 0 THEN
+			PERFORM flowcraft_settle_runs(ARRAY[v_run.run_id], ARRAY[v_counts.live], ARRAY[v_counts.waiting],
+				ARRAY[v_counts.failed], ARRAY[NULL::text]);
+			repaired := repaired || v_run.run_id;
+		END IF;
+	END LOOP;
+END $$;
+
+-- Deletes what has been kept for its time: idempotency keys, events, rows of workers that are gone.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_expired(p_worker_ms bigint) RETURNS int
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_total int := 0;
+	v_rows int;
+BEGIN
+	DELETE FROM flowcraft_idempotency_keys k WHERE k.expires_at < v_now;
+	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
+	DELETE FROM flowcraft_kept_events e WHERE e.expires_at < v_now;
+	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
+	-- Only once nothing claimed by it is left: a node whose worker is unknown counts as a dead worker's anyway.
+	DELETE FROM flowcraft_workers w
+	WHERE coalesce(w.stopped_at, w.dead_at) < v_now - p_worker_ms * interval '1 millisecond'
+		AND NOT EXISTS (SELECT FROM flowcraft_nodes n WHERE n.worker_id = w.worker_id AND n.state = 'running');
+	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
+	RETURN v_total;
+END $$;

@@ -1,0 +1,30 @@
+/** Cancelling a run: one write, effective at once wherever its nodes are. */
+import { type Executor, query } from '../db/query.js'
+import { ConflictError, NotFoundError } from '../errors.js'
+import type { RunStatus } from '../db/schema.js'
+
+export interface CancelledRun {
+	readonly runId: string
+	readonly status: RunStatus
+	/** The run and its descendants, for the doorbell that makes workers abort; empty for a repeated cancel. */
+	readonly cancelled: readonly string[]
+}
+
+/**
+ * Cancels a run with its children: queued nodes never start, running ones lose their claim and are told to abort.
+ * Cancelling a cancelled run again changes nothing.
+ *
+ * @throws NotFoundError; ConflictError if the run has completed or failed
+ */
+export async function cancelRun(db: Executor, runId: string, reason = 'Cancelled on request'): Promise<CancelledRun> {
+	const [row] = await query<{ outcome: string; status: RunStatus | null; cancelled: string }>(
+		db,
+		'select outcome, status, to_json(cancelled)::text as cancelled from flowcraft_cancel_run($1::text, $2::text)',
+		[runId, reason],
+	)
+	if (row === undefined || row.outcome === 'unknown' || row.status === null) throw new NotFoundError(`There is no run '${runId}'.`)
+	if (row.outcome === 'final' && row.status !== 'cancelled') {
+		throw new ConflictError(`Run '${runId}' is ${row.status}: it cannot be cancelled any more.`)
+	}
+	return { runId, status: row.status, cancelled: row.outcome === 'final' ? [] : (JSON.parse(row.cancelled) as string[]) }
+}

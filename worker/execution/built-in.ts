@@ -1,0 +1,47 @@
+/** The nodes that the engine provides: they hold no worker while they wait. A registry's own node of the same key wins. */
+import { FlowcraftError, type NodeDefinition } from 'flowcraft'
+
+const UNIT_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+
+/**
+ * How long a `sleep` node sleeps, in ms: a number of ms, or text like `5m`, `10s`, `1h`, `2d`.
+ * @throws FlowcraftError, fatal: another attempt would read the same
+ */
+export function sleepDuration(node: NodeDefinition): number {
+	const duration: unknown = node.params?.['duration']
+	if (typeof duration === 'number' && Number.isFinite(duration) && duration >= 0) return duration
+	if (typeof duration === 'string') {
+		const [, amount, unit] = /^(\d+)([smhd])$/.exec(duration) ?? []
+		if (amount !== undefined && unit !== undefined) return Number(amount) * (UNIT_MS[unit] as number)
+	}
+	throw new FlowcraftError(
+		`Sleep node '${node.id}' has the invalid duration ${JSON.stringify(duration)}: expected milliseconds, or text like '5m', '10s', '1h', '2d'`,
+		{ nodeId: node.id, isFatal: true },
+	)
+}
+
+export interface SubflowParams {
+	readonly blueprintId: string
+	/** Child's key → key or node of the parent. */
+	readonly inputs: Readonly<Record<string, string>> | undefined
+	/** Parent's key → node or key of the child. */
+	readonly outputs: Readonly<Record<string, string>> | undefined
+}
+
+/** @throws FlowcraftError, fatal */
+export function subflowParams(node: NodeDefinition): SubflowParams {
+	const { blueprintId, inputs, outputs } = (node.params ?? {}) as Record<string, unknown>
+	if (typeof blueprintId !== 'string') {
+		throw new FlowcraftError(`Subflow node '${node.id}' is missing the 'blueprintId' parameter.`, { nodeId: node.id, isFatal: true })
+	}
+	return { blueprintId, inputs: mapping(node, 'inputs', inputs), outputs: mapping(node, 'outputs', outputs) }
+}
+
+function mapping(node: NodeDefinition, name: string, value: unknown): Record<string, string> | undefined {
+	if (value === undefined || value === null) return undefined
+	if (typeof value === 'object' && Object.values(value).every((key) => typeof key === 'string')) return value as Record<string, string>
+	throw new FlowcraftError(`Subflow node '${node.id}' has invalid '${name}': expected an object of key names.`, {
+		nodeId: node.id,
+		isFatal: true,
+	})
+}

@@ -1,0 +1,183 @@
+/**
+ * The relay: drains the outbox to the broker, and sweeps up after whoever died. Any number of relays may run; they
+ * share the work row by row.
+ *
+ * Publication is at least once, under a stable message id: a row is deleted only after the broker has confirmed its
+ * message, so a relay that dies in between publishes it again, and the second message dies at the claim.
+ */
+import { withDeadline } from '../../src/db/errors.js'
+import type { Executor } from '../../src/db/query.js'
+import { type Loop, runLoop, withJitter } from '../../src/loop.js'
+import { writeJob } from '../../src/outbox/message.js'
+import { type FailedPublication, type OutboxRow, refreshChild, settleOutbox, takeOutbox } from '../../src/outbox/outbox.js'
+import type { Broker, OutboundMessage, PublishOutcome } from '../../src/ports/broker.js'
+import type { Doorbell } from '../../src/ports/doorbell.js'
+import type { Logger } from '../../src/ports/logger.js'
+import { createSweep, type SweepReport } from './sweep.js'
+
+export interface RelayOptions {
+	/** postgres.js or Drizzle; the relay needs at most three connections at once. */
+	readonly db: Executor
+	readonly broker: Broker
+	readonly doorbell: Doorbell
+	readonly logger: Logger
+	/** Where jobs go that name no queue of their own. Default `flowcraft-jobs`. */
+	readonly queue?: string
+	/** Grace before a message counts as lost, in ms. Default 30000. */
+	readonly stalledMs?: number
+	/** How often to sweep, in ms. Default 1000. */
+	readonly sweepEveryMs?: number
+	/** Rows per tick at most. Default 200. */
+	readonly batchSize?: number
+	/** How long a row is this relay's; after that another one takes it. In ms, default 10000. */
+	readonly claimMs?: number
+	/** Pause between looks at an idle outbox, in ms: begins at the first, doubles up to the second. Default 20 and 80. */
+	readonly minPollMs?: number
+	readonly maxPollMs?: number
+}
+
+export interface Relay {
+	/** One round: takes what is due, publishes it, settles it. Returns how many rows it took. */
+	tick(): Promise<number>
+	/** One round of the sweep. */
+	sweep(): Promise<SweepReport>
+	/** Runs both until stopped. */
+	start(): void
+	/** Lets the running rounds end. Idempotent. */
+	stop(): Promise<void>
+	counts(): Readonly<RelayCounts>
+}
+
+export interface RelayCounts {
+	published: number
+	failed: number
+	unroutable: number
+	/** Rows whose relay died, but whose message a worker had all the same. */
+	alreadyDelivered: number
+	recovered: number
+	reemitted: number
+	repaired: number
+}
+
+const QUERY_DEADLINE_MS = 15_000
+const MIN_BACKOFF_MS = 250
+const MAX_BACKOFF_MS = 60_000
+/** States in which a node's message has something to do; in any other it is old news. */
+const WANTS_MESSAGE: ReadonlySet<string> = new Set(['ready', 'waiting', 'child'])
+
+export function createRelay(options: RelayOptions): Relay {
+	const { db, broker, doorbell, logger } = options
+	const queue = options.queue ?? 'flowcraft-jobs'
+	const batchSize = options.batchSize ?? 200
+	const claimMs = options.claimMs ?? 10_000
+	const counts: RelayCounts = { published: 0, failed: 0, unroutable: 0, alreadyDelivered: 0, recovered: 0, reemitted: 0, repaired: 0 }
+	const sweep = createSweep({ db, broker, logger, queue, stalledMs: options.stalledMs ?? 30_000 })
+	let loops: Loop[] = []
+	let stopListening: (() => void) | undefined
+
+	async function tick(): Promise<number> {
+		// Without a broker nothing is taken: rows would only wait with us instead of in the outbox.
+		if (!broker.isConnected()) return 0
+		const token = crypto.randomUUID()
+		const rows = await withDeadline('Taking outbox rows', QUERY_DEADLINE_MS, takeOutbox(db, token, batchSize, claimMs))
+		if (rows.length === 0) return 0
+
+		const done: string[] = []
+		const failed: FailedPublication[] = []
+		const toPublish: OutboxRow[] = []
+		for (const row of rows) {
+			if (row.kind === 'job' && row.reclaimed && !WANTS_MESSAGE.has(row.nodeState ?? '')) {
+				counts.alreadyDelivered += 1
+				done.push(row.id)
+			} else if (row.kind === 'child') {
+				await refreshChild(db, row.key)
+				done.push(row.id)
+			} else {
+				toPublish.push(row)
+			}
+		}
+
+		const outcomes = toPublish.length === 0 ? [] : await broker.publish(toPublish.map((row) => messageOf(row, queue)))
+		toPublish.forEach((row, position) => settle(row, outcomes[position], done, failed))
+		await withDeadline('Settling outbox rows', QUERY_DEADLINE_MS, settleOutbox(db, token, done, failed))
+		return rows.length
+	}
+
+	function settle(row: OutboxRow, outcome: PublishOutcome | undefined, done: string[], failed: FailedPublication[]): void {
+		if (outcome?.status === 'confirmed') {
+			counts.published += 1
+			done.push(row.id)
+			return
+		}
+		const reason = outcome?.reason ?? 'the broker gave no answer'
+		counts[outcome?.status === 'unroutable' ? 'unroutable' : 'failed'] += 1
+		const delayMs = withJitter(Math.min(MIN_BACKOFF_MS * 2 ** Math.min(row.failures, 20), MAX_BACKOFF_MS))
+		failed.push({ id: row.id, delayMs, error: `${outcome?.status ?? 'failed'}: ${reason}` })
+		logger.warn('A message was not published', { ...row.key, messageId: row.messageId, failures: row.failures + 1, reason })
+	}
+
+	async function sweepOnce(): Promise<SweepReport> {
+		const report = await sweep.tick()
+		counts.recovered += report.recovered
+		counts.reemitted += report.reemitted
+		counts.repaired += report.repaired
+		return report
+	}
+
+	return {
+		tick,
+		sweep: sweepOnce,
+		start() {
+			const drain = runLoop({
+				tick,
+				minIdleMs: options.minPollMs ?? 20,
+				maxIdleMs: options.maxPollMs ?? 80,
+				onError: (error, failures) => {
+					if (failures === 1 || failures % 20 === 0) logger.error('A relay round failed', { error, failures })
+				},
+			})
+			const sweepEveryMs = options.sweepEveryMs ?? 1_000
+			const sweeping = runLoop({
+				tick: async () => {
+					const { recovered, reemitted } = await sweepOnce()
+					if (recovered + reemitted > 0) drain.wake()
+					return 0
+				},
+				minIdleMs: sweepEveryMs,
+				maxIdleMs: sweepEveryMs,
+				onError: (error, failures) => {
+					if (failures === 1 || failures % 20 === 0) logger.error('A sweep failed', { error, failures })
+				},
+			})
+			loops = [drain, sweeping]
+			stopListening = doorbell.listen((ring) => {
+				if (ring.type === 'outbox') drain.wake()
+			})
+			logger.info('The relay runs', { queue })
+		},
+		async stop() {
+			stopListening?.()
+			const running = loops
+			loops = []
+			await Promise.all(running.map((loop) => loop.stop()))
+			if (running.length > 0) logger.info('The relay has stopped', { ...counts })
+		},
+		counts: () => counts,
+	}
+}
+
+function messageOf(row: OutboxRow, defaultQueue: string): OutboundMessage {
+	const headers = row.traceparent === null ? {} : { headers: { traceparent: row.traceparent } }
+	const priority = row.priority === null ? {} : { priority: row.priority }
+	if (row.kind === 'event') {
+		return {
+			messageId: row.messageId,
+			exchange: row.exchange ?? '',
+			routingKey: row.routingKey ?? '',
+			body: row.payload ?? '',
+			...headers,
+			...priority,
+		}
+	}
+	return { messageId: row.messageId, routingKey: row.queue ?? defaultQueue, body: writeJob(row), ...headers, ...priority }
+}

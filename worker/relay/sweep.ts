@@ -1,0 +1,74 @@
+/**
+ * The sweep: dead workers, lost messages, counters that do not agree, things kept for their time. Folded into the
+ * relay, since both are the same promise: what is due gets done, whoever died meanwhile.
+ */
+import { withDeadline } from '../../src/db/errors.js'
+import type { Executor } from '../../src/db/query.js'
+import { sweepExpired, sweepLost, sweepRuns, sweepWorkers } from '../../src/outbox/sweep.js'
+import type { Broker } from '../../src/ports/broker.js'
+import type { Logger } from '../../src/ports/logger.js'
+
+export interface SweepOptions {
+	readonly db: Executor
+	readonly broker: Broker
+	readonly logger: Logger
+	readonly queue: string
+	/** Grace before a message counts as lost, in ms. */
+	readonly stalledMs: number
+}
+
+export interface SweepReport {
+	/** Workers declared dead. */
+	readonly buried: number
+	/** Nodes taken from dead or stopped workers. */
+	readonly recovered: number
+	/** Nodes emitted again, since their message was lost. */
+	readonly reemitted: number
+	/** Runs whose counters were wrong: defects of this software. */
+	readonly repaired: number
+}
+
+export interface Sweep {
+	tick(): Promise<SweepReport>
+}
+
+const QUERY_DEADLINE_MS = 30_000
+const MAX_ROWS = 500
+/** Runs checked per tick: a whole round over 10,000 live runs takes under two minutes. */
+const RUNS_PER_TICK = 100
+/** A run that was changed more recently is left alone by the check; in ms. */
+const QUIET_MS = 60_000
+/** Every so many ticks, what has been kept for its time goes. */
+const EXPIRY_EVERY_TICKS = 60
+/** Rows of workers that are gone are shown for so long, in ms. */
+const KEEP_WORKERS_MS = 60 * 60_000
+
+export function createSweep({ db, broker, logger, queue, stalledMs }: SweepOptions): Sweep {
+	let ticks = 0
+	let after = ''
+
+	return {
+		async tick() {
+			const { buried, recovered } = await withDeadline('Sweeping workers', QUERY_DEADLINE_MS, sweepWorkers(db, MAX_ROWS))
+			if (buried > 0 || recovered > 0) logger.warn('Nodes of dead workers are ready again', { workers: buried, nodes: recovered })
+
+			// Unknown depth counts as a backlog: re-emitting into a broker that cannot be asked helps nobody.
+			const depth = await broker.depth(queue)
+			const reemitted = await withDeadline(
+				'Sweeping lost messages',
+				QUERY_DEADLINE_MS,
+				sweepLost(db, stalledMs, depth === undefined || depth > 0, MAX_ROWS),
+			)
+			if (reemitted > 0) logger.warn('Lost messages were emitted again', { messages: reemitted })
+
+			const { repaired, next } = await withDeadline('Checking runs', QUERY_DEADLINE_MS, sweepRuns(db, after, RUNS_PER_TICK, QUIET_MS))
+			after = next ?? ''
+			for (const runId of repaired) logger.error('Defect: the counters of a run did not agree with its nodes and were set right', { runId })
+
+			if (ticks++ % EXPIRY_EVERY_TICKS === 0) {
+				await withDeadline('Deleting what has expired', QUERY_DEADLINE_MS, sweepExpired(db, KEEP_WORKERS_MS))
+			}
+			return { buried, recovered, reemitted, repaired: repaired.length }
+		},
+	}
+}

@@ -1,0 +1,70 @@
+/**
+ * Micro-batches: calls that arrive while a batch is under way share the next one, so that one statement and one
+ * flush serve many nodes under load, and nobody waits when there is none.
+ */
+
+export interface BatcherOptions<T, R> {
+	/** Does the batch; answers in order. A rejection rejects every call of the batch. */
+	readonly run: (items: readonly T[]) => Promise<readonly R[]>
+	/** Items per batch at most. */
+	readonly maxSize: number
+	/** Batches under way at once. Default 1. */
+	readonly concurrency?: number
+}
+
+export interface Batcher<T, R> {
+	add(item: T): Promise<R>
+	/** Resolves when nothing is queued or under way. */
+	idle(): Promise<void>
+}
+
+interface Call<T, R> {
+	readonly item: T
+	readonly resolve: (answer: R) => void
+	readonly reject: (error: unknown) => void
+}
+
+export function createBatcher<T, R>({ run, maxSize, concurrency = 1 }: BatcherOptions<T, R>): Batcher<T, R> {
+	const queue: Call<T, R>[] = []
+	let underWay = 0
+	let scheduled = false
+	let onIdle: (() => void)[] = []
+
+	const flush = async (): Promise<void> => {
+		scheduled = false
+		if (queue.length === 0 || underWay >= concurrency) return
+		const calls = queue.splice(0, maxSize)
+		underWay += 1
+		if (queue.length > 0) schedule()
+		try {
+			const answers = await run(calls.map(({ item }) => item))
+			calls.forEach(({ resolve }, position) => resolve(answers[position] as R))
+		} catch (error) {
+			for (const { reject } of calls) reject(error)
+		} finally {
+			underWay -= 1
+			if (queue.length > 0) schedule()
+			else if (underWay === 0) {
+				for (const resolve of onIdle) resolve()
+				onIdle = []
+			}
+		}
+	}
+
+	// After the current turn of the event loop: deliveries of one socket read come in one turn.
+	const schedule = (): void => {
+		if (scheduled || underWay >= concurrency) return
+		scheduled = true
+		setImmediate(() => void flush())
+	}
+
+	return {
+		add: (item) =>
+			new Promise<R>((resolve, reject) => {
+				queue.push({ item, resolve, reject })
+				schedule()
+			}),
+		idle: () =>
+			queue.length === 0 && underWay === 0 ? Promise.resolve() : new Promise((resolve) => onIdle.push(resolve)),
+	}
+}

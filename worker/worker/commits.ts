@@ -1,0 +1,74 @@
+/**
+ * Commits in micro-batches. One node's bad data fails that node alone, and an unreachable database is asked again for
+ * as long as it takes: the claim is ours while the heartbeat lives, and a commit may be repeated.
+ */
+import { type CommitOutcome, commitNodes, type NodeCommit } from '../../src/commit/commit.js'
+import { classifyDatabaseError, withDeadline } from '../../src/db/errors.js'
+import type { Executor } from '../../src/db/query.js'
+import { withJitter } from '../../src/loop.js'
+import type { Doorbell } from '../../src/ports/doorbell.js'
+import type { Logger } from '../../src/ports/logger.js'
+import { createBatcher } from './batcher.js'
+
+/** Nodes per commit at most: past this, larger batches gain nothing. */
+const MAX_BATCH = 50
+/** A commit that takes longer is asked again; in ms. */
+const COMMIT_DEADLINE_MS = 30_000
+const MIN_RETRY_MS = 50
+const MAX_RETRY_MS = 2_000
+
+export interface Committer {
+	/**
+	 * @param signal aborts the asking-again, when the claim is lost anyway
+	 * @throws what Postgres says of data that it refuses, or of a defect; the signal's reason
+	 */
+	commit(commit: NodeCommit, signal: AbortSignal): Promise<CommitOutcome>
+	idle(): Promise<void>
+}
+
+type Answer = { readonly outcome: CommitOutcome } | { readonly error: unknown }
+
+export function createCommitter(db: Executor, doorbell: Doorbell, logger: Logger): Committer {
+	const apply = async (commits: readonly NodeCommit[]): Promise<Answer[]> => {
+		try {
+			const { outcomes, ended, emitted } = await withDeadline('A commit', COMMIT_DEADLINE_MS, commitNodes(db, commits))
+			if (emitted > 0 || ended.length > 0) doorbell.ring({ type: 'outbox' })
+			if (ended.length > 0) doorbell.ring({ type: 'ended', runIds: ended })
+			return outcomes.map((outcome) => ({ outcome }))
+		} catch (error) {
+			if (commits.length === 1 || classifyDatabaseError(error) === 'unavailable') return commits.map(() => ({ error }))
+			// Somebody in this batch is at fault; each for itself, the others are not held up.
+			const answers: Answer[] = []
+			for (const commit of commits) answers.push(...(await apply([commit])))
+			return answers
+		}
+	}
+	const batcher = createBatcher<NodeCommit, Answer>({ run: apply, maxSize: MAX_BATCH, concurrency: 2 })
+
+	return {
+		async commit(commit, signal) {
+			for (let failures = 0; ; failures++) {
+				signal.throwIfAborted()
+				const answer = await batcher.add(commit)
+				if ('outcome' in answer) return answer.outcome
+				if (classifyDatabaseError(answer.error) !== 'unavailable') throw answer.error
+				if (failures % 10 === 0) logger.warn('A commit has to be repeated', { runId: commit.key.runId, nodeId: commit.key.nodeId, error: answer.error })
+				await sleep(withJitter(Math.min(MIN_RETRY_MS * 2 ** failures, MAX_RETRY_MS)), signal)
+			}
+		},
+		idle: () => batcher.idle(),
+	}
+}
+
+/** Ends early when the signal is aborted. */
+export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+	return new Promise((resolve) => {
+		const timer = setTimeout(done, ms)
+		function done(): void {
+			clearTimeout(timer)
+			signal?.removeEventListener('abort', done)
+			resolve()
+		}
+		signal?.addEventListener('abort', done, { once: true })
+	})
+}

@@ -1,0 +1,41 @@
+// @ts-check
+/**
+ * Extends the worker's lease from a thread and a connection of its own: neither a node that keeps the CPU nor a long
+ * transaction starves it. It ends with its process, which is the point: a dead process is silent.
+ *
+ * Plain JavaScript, and by itself: a thread inherits no TypeScript loader.
+ */
+import { parentPort, workerData } from 'node:worker_threads'
+import postgres from 'postgres'
+
+/** @type {import('./heartbeat.js').HeartbeatData} */
+const { databaseUrl, statement, workerId, leaseMs } = workerData
+const everyMs = leaseMs / 3
+
+const sql = postgres(databaseUrl, {
+	max: 1,
+	max_pipeline: 1,
+	prepare: false,
+	fetch_types: false,
+	connect_timeout: everyMs / 1000,
+	onnotice: () => {},
+	connection: { application_name: 'flowcraft-heartbeat', statement_timeout: Math.ceil(everyMs) },
+})
+
+/** @param {import('./heartbeat.js').HeartbeatMessage} message */
+const post = (message) => parentPort?.postMessage(message)
+
+/** @returns {Promise<never>} */
+const late = () =>
+	new Promise((_, reject) => setTimeout(() => reject(new Error(`no answer within ${everyMs} ms`)), everyMs))
+
+async function beat() {
+	try {
+		const rows = await Promise.race([sql.unsafe(statement, [workerId, leaseMs]), late()])
+		post({ type: rows.length > 0 ? 'beat' : 'lost' })
+	} catch (error) {
+		post({ type: 'missed', error: error instanceof Error ? error.message : String(error) })
+	}
+}
+
+setInterval(() => void beat(), everyMs)

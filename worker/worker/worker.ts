@@ -1,0 +1,351 @@
+/**
+ * A worker: delivery → claim → ack → execute → commit, for as many nodes at once as it has slots.
+ *
+ *   start   registers its blueprints and itself, begins the heartbeat, subscribes
+ *   stop    subscribes no more, lets nodes end up to a deadline, gives the rest back, leaves the registry
+ *
+ * The claim stands in Postgres before the message is acked, so a message is never the only trace of work; and since
+ * it is acked before the node runs, no consumer timeout of the broker concerns a node that runs for hours.
+ */
+import { hostname } from 'node:os'
+import { offerImplementations, registerBlueprint } from '../../src/blueprint/register.js'
+import { createBlueprintStore } from '../../src/blueprint/store.js'
+import { type ClaimedNode, claimNodes, type ClaimOutcome, endedRuns, releaseNodes } from '../../src/claim/claim.js'
+import { markDraining, markStopped, registerWorker } from '../../src/claim/worker-registry.js'
+import { createDatabase } from '../../src/db/client.js'
+import { withDeadline } from '../../src/db/errors.js'
+import { type Loop, runLoop, withJitter } from '../../src/loop.js'
+import { readJob } from '../../src/outbox/message.js'
+import type { NodeKey } from '../../src/plan/node-key.js'
+import type { Broker, Delivery, Subscription } from '../../src/ports/broker.js'
+import type { Doorbell } from '../../src/ports/doorbell.js'
+import type { Logger } from '../../src/ports/logger.js'
+import { ClaimLostError, RunCancelledError, WorkerDrainingError } from '../execution/aborts.js'
+import { toError } from '../execution/attempt.js'
+import { type ExecutionEngine, failNode, runNode } from '../execution/run-node.js'
+import { createWorkflows, type WorkflowsModule } from '../execution/workflows.js'
+import { createBatcher } from './batcher.js'
+import { createCommitter, sleep } from './commits.js'
+import { type Heartbeat, startHeartbeat } from './heartbeat.js'
+import { RunningNodes } from './running-nodes.js'
+
+export interface WorkerOptions {
+	readonly databaseUrl: string
+	readonly broker: Broker
+	readonly doorbell: Doorbell
+	readonly workflows: WorkflowsModule
+	readonly logger: Logger
+	/** Default `flowcraft-jobs`. */
+	readonly queue?: string
+	/** Nodes at once. Default 32. */
+	readonly concurrency?: number
+	/** A worker silent for so long is dead, in ms. Default 15000. */
+	readonly leaseMs?: number
+	/** How long `stop` waits for running nodes before it gives them back, in ms. Default 30000. */
+	readonly drainMs?: number
+	/** A node that no worker could run for so long fails as a dead letter, in ms. Default an hour. */
+	readonly unrunnableLimitMs?: number
+	/** Connections to Postgres. Default 6. */
+	readonly poolSize?: number
+	/** For people, in the registry and the logs. Default host and process id. */
+	readonly name?: string
+}
+
+export interface Worker {
+	/** Resolves when blueprints and worker are registered and the queue is subscribed to. */
+	start(): Promise<void>
+	/** Idempotent. */
+	stop(): Promise<void>
+	/** Nodes that run right now. */
+	running(): number
+	/** Nodes that this process has executed since its start, by what became of them. */
+	counts(): Readonly<Record<'completed' | 'failed' | 'retry' | 'waiting' | 'child' | 'lost' | 'released', number>>
+}
+
+/** Jobs per claim at most. */
+const MAX_CLAIM_BATCH = 50
+const CLAIM_DEADLINE_MS = 15_000
+/** How often a worker asks which of its runs were cancelled, beside the doorbell; in ms. */
+const CANCEL_POLL_MS = 1_000
+/** Deliveries that wait for a slot for longer go back to the broker, where another worker may be free; in ms. */
+const SATURATED_MS = 250
+/** Pause before a message that could not be claimed goes back, in ms: the database is unreachable, or we are. */
+const REQUEUE_PAUSE_MS = 500
+const MIN_REGISTER_PAUSE_MS = 200
+const MAX_REGISTER_PAUSE_MS = 5_000
+
+interface Waiting {
+	readonly delivery: Delivery
+	readonly key: NodeKey
+}
+
+export function createWorker(options: WorkerOptions): Worker {
+	const { broker, doorbell, logger } = options
+	const queue = options.queue ?? 'flowcraft-jobs'
+	const concurrency = options.concurrency ?? 32
+	const leaseMs = options.leaseMs ?? 15_000
+	const drainMs = options.drainMs ?? 30_000
+	const name = options.name ?? `${hostname()}:${process.pid}`
+
+	const database = createDatabase(options.databaseUrl, { max: options.poolSize ?? 6, applicationName: 'flowcraft-worker' })
+	const db = database.sql
+	const workflows = createWorkflows(options.workflows, logger)
+	const offers = new Set<string>()
+	const engine: ExecutionEngine = {
+		db,
+		workflows,
+		blueprints: createBlueprintStore(db),
+		offers,
+		unrunnableLimitMs: options.unrunnableLimitMs ?? 60 * 60_000,
+	}
+	const committer = createCommitter(db, doorbell, logger)
+	const running = new RunningNodes()
+	const counts = { completed: 0, failed: 0, retry: 0, waiting: 0, child: 0, lost: 0, released: 0 }
+
+	let workerId = crypto.randomUUID()
+	let heartbeat: Heartbeat | undefined
+	let subscription: Subscription | undefined
+	let cancelPoll: Loop | undefined
+	let stopListening: (() => void) | undefined
+	let stopping: Promise<void> | undefined
+	/** Slots that are taken: by a claim under way or by a node. */
+	let taken = 0
+	let waiting: Waiting[] = []
+	let saturatedTimer: NodeJS.Timeout | undefined
+	let paused = false
+
+	const claims = createBatcher<NodeKey, ClaimOutcome>({
+		run: (keys) => withDeadline('A claim', CLAIM_DEADLINE_MS, claimNodes(db, workerId, keys)),
+		maxSize: MAX_CLAIM_BATCH,
+		concurrency: 2,
+	})
+
+	// ── Deliveries and slots ─────────────────────────────────────────────────────────────────────────────────────────
+
+	function onDelivery(delivery: Delivery): void {
+		if (stopping !== undefined) return delivery.requeue()
+		const key = readJob(delivery.body)
+		if (key === undefined) {
+			logger.warn('A message is no job', { messageId: delivery.messageId, body: delivery.body.slice(0, 200) })
+			return delivery.reject()
+		}
+		if (taken < concurrency) return void occupySlot({ delivery, key })
+		waiting.push({ delivery, key })
+		watchSaturation()
+	}
+
+	/** While deliveries wait, some slot has to come free every now and then. */
+	function watchSaturation(): void {
+		saturatedTimer ??= setTimeout(() => void giveWay(), SATURATED_MS)
+	}
+
+	/** No slot has come free for a while: others may have one. */
+	async function giveWay(): Promise<void> {
+		saturatedTimer = undefined
+		if (stopping !== undefined || taken < concurrency) return
+		paused = true
+		waiting = []
+		await subscription?.pause()
+		if (taken < concurrency) resumeDeliveries()
+	}
+
+	function resumeDeliveries(): void {
+		if (!paused || stopping !== undefined) return
+		paused = false
+		subscription?.resume().catch((error: unknown) => logger.error('The subscription could not be resumed', { error }))
+	}
+
+	function freeSlot(): void {
+		taken -= 1
+		clearTimeout(saturatedTimer)
+		saturatedTimer = undefined
+		const next = waiting.shift()
+		if (waiting.length > 0) watchSaturation()
+		if (next !== undefined) void occupySlot(next)
+		else resumeDeliveries()
+	}
+
+	async function occupySlot({ delivery, key }: Waiting): Promise<void> {
+		taken += 1
+		try {
+			const claimed = await claim(delivery, key)
+			if (claimed !== undefined) await run(claimed)
+		} catch (error) {
+			logger.error('A job could not be handled', { ...key, workerId, error })
+		} finally {
+			freeSlot()
+		}
+	}
+
+	/** The claim decides; whatever it says, the message has then done its duty. */
+	async function claim(delivery: Delivery, key: NodeKey): Promise<ClaimedNode | undefined> {
+		let outcome: ClaimOutcome
+		try {
+			outcome = await claims.add(key)
+		} catch (error) {
+			logger.warn('A job could not be claimed', { ...key, workerId, error })
+			outcome = { status: 'no_lease' }
+		}
+		if (outcome.status === 'no_lease') {
+			await sleep(REQUEUE_PAUSE_MS)
+			delivery.requeue()
+			return undefined
+		}
+		delivery.ack()
+		if (outcome.status === 'claimed') return outcome.node
+		logger.debug('A job was not claimed', { ...key, outcome: outcome.status })
+		return undefined
+	}
+
+	// ── Nodes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+	async function run(claimed: ClaimedNode): Promise<void> {
+		const node = running.add(claimed)
+		const fields = { runId: claimed.key.runId, nodeId: claimed.key.nodeId, attempt: claimed.attempt, workerId }
+		try {
+			const end = await runNode(engine, claimed, node.abort.signal)
+			switch (end.type) {
+				case 'commit':
+					return await commit(claimed, end.commit, node.abort.signal)
+				case 'unrunnable':
+					logger.warn('This worker cannot run a node', { ...fields, missing: end.missing })
+					// Grows by half each time, from a quarter of a second to half a minute.
+					return await release(claimed, Math.min(Math.max((claimed.unrunnableMs ?? 0) / 2, 250), 30_000), true)
+				case 'abandoned':
+					logger.info('A node was aborted', { ...fields, reason: end.because.name })
+					counts.lost += 1
+					if (end.because instanceof WorkerDrainingError) await release(claimed, 0, false)
+			}
+		} catch (error) {
+			if (error instanceof RunCancelledError || error instanceof ClaimLostError) {
+				counts.lost += 1
+				return
+			}
+			// Nothing that the node did, since its errors end in a commit: our own reads failed. Elsewhere, or later, they may not.
+			logger.error('A node could not be brought to an end', { ...fields, error })
+			await release(claimed, 1_000, false)
+		} finally {
+			running.remove(node)
+		}
+	}
+
+	async function commit(claimed: ClaimedNode, nodeCommit: Parameters<typeof committer.commit>[0], signal: AbortSignal): Promise<void> {
+		const fields = { runId: claimed.key.runId, nodeId: claimed.key.nodeId, attempt: claimed.attempt, workerId }
+		try {
+			const outcome = await committer.commit(nodeCommit, signal)
+			if (outcome === 'refused') {
+				const missing = new Error(`There is no blueprint '${nodeCommit.childBlueprint}' for this subflow`)
+				return await commit(claimed, await failNode(engine, claimed, missing), signal)
+			}
+			if (outcome === 'lost') {
+				counts.lost += 1
+				logger.info('A commit came too late: the claim was lost', fields)
+			} else {
+				counts[nodeCommit.outcome] += 1
+			}
+		} catch (error) {
+			if (signal.aborted) throw signal.reason
+			// Postgres will never take this: the node fails, permanently, and nobody else with it.
+			logger.error('A commit was refused', { ...fields, error })
+			if (nodeCommit.outcome === 'failed') throw error
+			await commit(claimed, await failNode(engine, claimed, toError(error)), signal)
+		}
+	}
+
+	async function release(claimed: ClaimedNode, delayMs: number, unrunnable: boolean): Promise<void> {
+		counts.released += 1
+		try {
+			await withDeadline('A release', CLAIM_DEADLINE_MS, releaseNodes(db, [{ key: claimed.key, token: claimed.token, delayMs }], unrunnable))
+			doorbell.ring({ type: 'outbox' })
+		} catch (error) {
+			// It stays ours until this process ends or the sweep takes it.
+			logger.error('A node could not be given back', { ...claimed.key, workerId, error })
+		}
+	}
+
+	const abortRuns = (runIds: readonly string[]): void =>
+		running.abort((runId) => new RunCancelledError(runId), new Set(runIds))
+
+	// ── Registry and heartbeat ───────────────────────────────────────────────────────────────────────────────────────
+
+	async function register(): Promise<void> {
+		await registerWorker(db, { workerId, name, version: '', queues: [queue], slots: concurrency, offers: [...offers], leaseMs })
+		heartbeat = startHeartbeat({ databaseUrl: options.databaseUrl, workerId, leaseMs, logger, onLost: () => void beginAgain() })
+	}
+
+	/** Declared dead, by a sweep that heard nothing of us for a lease: what we had is lost, we are somebody new. */
+	async function beginAgain(): Promise<void> {
+		if (stopping !== undefined) return
+		logger.error('This worker was declared dead and begins again', { workerId })
+		running.abort(() => new ClaimLostError())
+		void heartbeat?.stop()
+		for (let failures = 0; stopping === undefined; failures++) {
+			await sleep(withJitter(Math.min(MIN_REGISTER_PAUSE_MS * 2 ** failures, MAX_REGISTER_PAUSE_MS)))
+			try {
+				workerId = crypto.randomUUID()
+				return await register()
+			} catch (error) {
+				logger.error('The worker could not be registered', { workerId, error })
+			}
+		}
+	}
+
+	return {
+		async start() {
+			await offerImplementations(db, [...workflows.registry.keys()])
+			for (const blueprint of workflows.blueprints) {
+				const registered = await registerBlueprint(db, blueprint)
+				offers.add(`${registered.blueprintId}@${registered.hash}`)
+				for (const warning of registered.warnings) logger.warn(warning, { blueprint: registered.blueprintId })
+			}
+			await register()
+			stopListening = doorbell.listen((ring) => {
+				if (ring.type === 'cancelled') abortRuns(ring.runIds)
+			})
+			cancelPoll = runLoop({
+				tick: async () => {
+					const runIds = running.runIds()
+					if (runIds.length > 0) abortRuns(await withDeadline('The look for cancelled runs', CLAIM_DEADLINE_MS, endedRuns(db, runIds)))
+					return 0
+				},
+				minIdleMs: CANCEL_POLL_MS,
+				maxIdleMs: CANCEL_POLL_MS,
+				onError: (error) => logger.warn('The look for cancelled runs failed', { workerId, error }),
+			})
+			subscription = await broker.consume({ queue, prefetch: concurrency, onDelivery })
+			logger.info('The worker listens', { workerId, queue, slots: concurrency, blueprints: offers.size })
+		},
+
+		stop() {
+			stopping ??= (async () => {
+				logger.info('The worker drains', { workerId, running: running.size })
+				clearTimeout(saturatedTimer)
+				waiting = []
+				await Promise.all([
+					subscription?.close(),
+					markDraining(db, workerId).catch((error: unknown) => logger.warn('The registry was not told', { workerId, error })),
+				])
+				const drained = await Promise.race([idle().then(() => true), sleep(drainMs).then(() => false)])
+				if (!drained) {
+					running.abort(() => new WorkerDrainingError())
+					await Promise.race([idle(), sleep(CLAIM_DEADLINE_MS)])
+				}
+				stopListening?.()
+				await cancelPoll?.stop()
+				await heartbeat?.stop()
+				await markStopped(db, workerId).catch((error: unknown) => logger.warn('The registry was not told', { workerId, error }))
+				await database.close()
+				logger.info('The worker has stopped', { workerId, ...counts })
+			})()
+			return stopping
+		},
+
+		running: () => running.size,
+		counts: () => counts,
+	}
+
+	async function idle(): Promise<void> {
+		while (taken > 0) await Promise.race([running.empty().then(() => sleep(5)), sleep(50)])
+		await committer.idle()
+	}
+}
