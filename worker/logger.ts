@@ -15,6 +15,3 @@ export function createLogger(name: string, level: LogLevel = 'info'): Logger {
 		error: (message, fields) => logger.error(fields ?? {}, message),
 	}
 }
-
-/** Says nothing: for libraries' defaults and tests. */
-export const silentLogger: Logger = { debug() {}, info() {}, warn() {}, error() {} }

@@ -10,9 +10,4 @@ export interface Logger {
 }
 
 /** Says nothing. */
-export const noLogger: Logger = {
-	debug() {},
-	info() {},
-	warn() {},
-	error() {},
-}
+export const noLogger: Logger = { debug() {}, info() {}, warn() {}, error() {} }

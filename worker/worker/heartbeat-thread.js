@@ -14,7 +14,6 @@ const everyMs = leaseMs / 3
 
 const sql = postgres(databaseUrl, {
 	max: 1,
-	max_pipeline: 1,
 	prepare: false,
 	fetch_types: false,
 	connect_timeout: everyMs / 1000,

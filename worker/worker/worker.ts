@@ -102,7 +102,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	const running = new RunningNodes()
 	const counts = { completed: 0, failed: 0, retry: 0, waiting: 0, child: 0, lost: 0, released: 0 }
 
-	let workerId = crypto.randomUUID()
+	let workerId = ''
 	let heartbeat: Heartbeat | undefined
 	let subscription: Subscription | undefined
 	let cancelPoll: Loop | undefined
@@ -269,6 +269,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	// ── Registry and heartbeat ───────────────────────────────────────────────────────────────────────────────────────
 
 	async function register(): Promise<void> {
+		workerId = crypto.randomUUID()
 		await registerWorker(db, { workerId, name, version: '', queues: [queue], slots: concurrency, offers: [...offers], leaseMs })
 		heartbeat = startHeartbeat({ databaseUrl: options.databaseUrl, workerId, leaseMs, logger, onLost: () => void beginAgain() })
 	}
@@ -282,7 +283,6 @@ export function createWorker(options: WorkerOptions): Worker {
 		for (let failures = 0; stopping === undefined; failures++) {
 			await sleep(withJitter(Math.min(MIN_REGISTER_PAUSE_MS * 2 ** failures, MAX_REGISTER_PAUSE_MS)))
 			try {
-				workerId = crypto.randomUUID()
 				return await register()
 			} catch (error) {
 				logger.error('The worker could not be registered', { workerId, error })

@@ -1,0 +1,546 @@
+/** What a node may rely on while it runs, and what becomes of it afterwards. */
+import { BaseNode, createFlow, FlowcraftError, type NodeClass, type NodeContext, type NodeFunction, type WorkflowBlueprint } from 'flowcraft'
+import { afterEach, describe, expect, test } from 'vitest'
+import { cancelRun } from '../../src/run/cancel.js'
+import { readRun } from '../../src/run/read.js'
+import { resumeRun } from '../../src/run/resume.js'
+import type { WorkflowsModule } from '../../worker/execution/workflows.js'
+import { type EndedRun, startEngine, type TestEngine, type TestEngineOptions } from '../support/engine.js'
+import { waitFor } from '../support/wait-for.js'
+
+let engine: TestEngine
+afterEach(() => engine.stop())
+
+const single = (uses: string, rest: Partial<WorkflowBlueprint['nodes'][number]> = {}): WorkflowBlueprint => ({
+	id: 'single',
+	nodes: [{ id: 'n', uses, ...rest }],
+	edges: [],
+})
+
+async function begin(
+	blueprint: WorkflowBlueprint | readonly WorkflowBlueprint[],
+	registry: Record<string, NodeFunction | NodeClass>,
+	options: TestEngineOptions & { module?: WorkflowsModule } = {},
+): Promise<void> {
+	const all = Array.isArray(blueprint) ? (blueprint as readonly WorkflowBlueprint[]) : [blueprint as WorkflowBlueprint]
+	const blueprints = Object.fromEntries(all.map((each) => [each.id, each]))
+	engine = await startEngine({ ...options, workflows: { ...options.module, blueprints, registry } })
+}
+
+/** Resolves when somebody calls `open`. */
+function gate(): { open(): void; readonly opened: Promise<void> } {
+	let open = (): void => {}
+	const opened = new Promise<void>((resolve) => {
+		open = resolve
+	})
+	return { open: () => open(), opened }
+}
+
+const statusOf = async (runId: string): Promise<string | undefined> => (await readRun(engine.database.sql, runId))?.status
+
+describe('an attempt', () => {
+	test('that takes longer than its timeout is aborted with a reason of its own and counts as failed', async () => {
+		const reasons: string[] = []
+		await begin(single('slow', { config: { timeout: 30, maxRetries: 2, retryDelay: 1 } }), {
+			slow: ({ signal }) =>
+				new Promise((_, reject) => {
+					signal?.addEventListener('abort', () => {
+						reasons.push((signal.reason as Error).name)
+						reject(new Error('interrupted'))
+					})
+				}),
+		})
+		const run = await engine.run({ blueprint: 'single' })
+		expect(reasons).toEqual(['NodeTimeoutError', 'NodeTimeoutError'])
+		expect(run).toMatchObject({ status: 'failed', errors: [{ nodeId: 'n', attempt: 2, name: 'NodeTimeoutError' }] })
+	})
+
+	test('that fails leaves nothing in the context', async () => {
+		await begin(single('writes', { config: { maxRetries: 2, retryDelay: 1 } }), {
+			writes: async ({ context, dependencies }) => {
+				await context.set(`attempt-${String(dependencies['attempt'])}`, true)
+				if (dependencies['attempt'] === 1) throw new Error('once')
+				return {}
+			},
+		})
+		const { context } = await engine.run({ blueprint: 'single' })
+		expect(context).toHaveProperty('attempt-2')
+		expect(context).not.toHaveProperty('attempt-1')
+	})
+
+	test('gets a stable idempotency key, the number of the attempt and the run id', async () => {
+		const seen: unknown[] = []
+		await begin(single('sees', { config: { maxRetries: 2, retryDelay: 1 } }), {
+			sees: async ({ dependencies }) => {
+				seen.push([dependencies['idempotencyKey'], dependencies['attempt'], dependencies.runtime.executionId])
+				if (seen.length === 1) throw new Error('once')
+				return {}
+			},
+		})
+		const { runId } = await engine.run({ blueprint: 'single' })
+		const key = JSON.stringify([runId, 'n', '', ''])
+		expect(seen).toEqual([
+			[key, 1, runId],
+			[key, 2, runId],
+		])
+	})
+
+	test('is kept in the history when another one follows', async () => {
+		await begin(single('once', { config: { maxRetries: 2, retryDelay: 1 } }), {
+			once: async ({ dependencies }) => {
+				if (dependencies['attempt'] === 1) throw new TypeError('first time')
+				return {}
+			},
+		})
+		const { runId } = await engine.run({ blueprint: 'single' })
+		const [row] = await engine.rows<{ attempt: number; outcome: string; error: string }>(
+			'select attempt, outcome, error from flowcraft_attempts where run_id = $1',
+			runId,
+		)
+		expect(row).toMatchObject({ attempt: 1, outcome: 'failed' })
+		expect(JSON.parse(row?.error ?? '{}')).toMatchObject({ name: 'TypeError', message: 'first time' })
+	})
+})
+
+describe('an error', () => {
+	test('shows the message that the node threw, not that of a wrapper', async () => {
+		await begin(single('throws'), {
+			throws: async () => {
+				throw new Error('the very message')
+			},
+		})
+		const run = await engine.run({ blueprint: 'single' })
+		expect(run).toMatchObject({ reason: "Node 'n' failed: the very message", errors: [{ nodeId: 'n', message: 'the very message', attempt: 1 }] })
+	})
+
+	test('that is fatal ends the node at once', async () => {
+		let calls = 0
+		await begin(single('fatal', { config: { maxRetries: 9, retryDelay: 1 } }), {
+			fatal: async () => {
+				calls += 1
+				throw new FlowcraftError('no use', { isFatal: true })
+			},
+		})
+		expect((await engine.run({ blueprint: 'single' })).status).toBe('failed')
+		expect(calls).toBe(1)
+	})
+
+	test.each<[string, () => unknown, string]>([
+		[
+			'a cycle',
+			() => {
+				const cycle: Record<string, unknown> = {}
+				cycle['self'] = cycle
+				return cycle
+			},
+			'contains itself',
+		],
+		['a BigInt', () => ({ n: 1n }), 'BigInt'],
+		[
+			'absurd depth',
+			() => {
+				let deep: unknown = 1
+				for (let i = 0; i < 100_000; i++) deep = [deep]
+				return deep
+			},
+			'too deeply',
+		],
+	])('names the key of a value that cannot be stored: %s', async (_, make, why) => {
+		let calls = 0
+		await begin(single('bad', { config: { maxRetries: 3, retryDelay: 1 } }), {
+			bad: async ({ context }) => {
+				calls += 1
+				await context.set('the key', make())
+				return {}
+			},
+		})
+		const run = await engine.run({ blueprint: 'single' })
+		expect(run.errors?.[0]?.message).toMatch(new RegExp(`'the key'.*${why}`))
+		expect(calls).toBe(1)
+	})
+
+	test('of one node in a batch fails that node alone', async () => {
+		const nodes = Array.from({ length: 20 }, (_, i) => ({ id: `n${i}`, uses: i === 7 ? 'bad' : 'good' }))
+		await begin({ id: 'many', nodes, edges: [] }, {
+			good: async () => ({ output: 1 }),
+			bad: async ({ context }) => {
+				await context.set('nul\u0000key', 1)
+				return {}
+			},
+		})
+		const run = await engine.run({ blueprint: 'many' })
+		expect(run.errors?.map(({ nodeId }) => nodeId)).toEqual(['n7'])
+		expect(Object.keys(run.context).filter((key) => key.startsWith('_outputs.'))).toHaveLength(19)
+	})
+})
+
+describe('a class node', () => {
+	test('runs prep on each attempt and fallback on the last one only', async () => {
+		const calls: string[] = []
+		class Phases extends BaseNode {
+			override async prep(): Promise<string> {
+				calls.push('prep')
+				return 'prepared'
+			}
+			override async exec(prepared: unknown): Promise<never> {
+				calls.push(`exec ${String(prepared)}`)
+				throw new Error('always')
+			}
+			override async fallback(error: Error): Promise<{ output: string }> {
+				calls.push(`fallback ${error.message}`)
+				return { output: 'rescued' }
+			}
+			override async post(result: { output?: string }): Promise<{ output: string }> {
+				calls.push('post')
+				return { output: `${result.output} and posted` }
+			}
+			override async recover(): Promise<void> {
+				calls.push('recover')
+			}
+		}
+		await begin(single('phases', { config: { maxRetries: 2, retryDelay: 1 } }), { phases: Phases as unknown as NodeClass })
+		const run = await engine.run({ blueprint: 'single' })
+		expect(run.context['n']).toBe('rescued and posted')
+		expect(calls).toEqual(['prep', 'exec prepared', 'recover', 'prep', 'exec prepared', 'fallback always', 'post', 'recover'])
+	})
+})
+
+describe('middleware', () => {
+	test('wraps each attempt, outermost first', async () => {
+		const calls: string[] = []
+		await begin(
+			single('works'),
+			{
+				works: async () => {
+					calls.push('node')
+					return { output: 1 }
+				},
+			},
+			{
+				module: {
+					middleware: ['outer', 'inner'].map((name) => ({
+						beforeNode: () => void calls.push(`before ${name}`),
+						afterNode: () => void calls.push(`after ${name}`),
+						aroundNode: async (_context, _nodeId, next) => {
+							calls.push(`into ${name}`)
+							const result = await next()
+							calls.push(`out of ${name}`)
+							return { ...result, output: [name, result.output] }
+						},
+					})),
+				},
+			},
+		)
+		const run = await engine.run({ blueprint: 'single' })
+		expect(calls).toEqual(['into outer', 'into inner', 'before outer', 'before inner', 'node', 'after outer', 'after inner', 'out of inner', 'out of outer'])
+		expect(run.context['n']).toEqual(['outer', ['inner', 1]])
+	})
+})
+
+describe('a cancel', () => {
+	test('aborts what runs, promptly, and nothing that was queued starts', async () => {
+		const started = gate()
+		const aborted = gate()
+		let queued = 0
+		await begin(
+			{
+				id: 'two',
+				nodes: [
+					{ id: 'a', uses: 'holds' },
+					{ id: 'b', uses: 'queued' },
+				],
+				edges: [{ source: 'a', target: 'b' }],
+			},
+			{
+				holds: ({ signal }) =>
+					new Promise((resolve) => {
+						started.open()
+						signal?.addEventListener('abort', () => {
+							if ((signal.reason as Error).name === 'RunCancelledError') aborted.open()
+							resolve({ output: 'too late' })
+						})
+					}),
+				queued: async () => {
+					queued += 1
+					return {}
+				},
+			},
+		)
+		const runId = await engine.start({ blueprint: 'two' })
+		await started.opened
+		await cancelRun(engine.database.sql, runId, 'changed my mind')
+		await aborted.opened
+		const run = await engine.end(runId)
+		expect(run).toMatchObject({ status: 'cancelled', reason: 'changed my mind' })
+		expect(run.context).not.toHaveProperty('a')
+		expect(queued).toBe(0)
+		await waitFor('the slot to come free', async () => engine.relay.counts().published > 0)
+	})
+
+	test('of a parent reaches its children', async () => {
+		const started = gate()
+		await begin(
+			[
+				{ id: 'parent', nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'child' } }], edges: [] },
+				{ id: 'child', nodes: [{ id: 'x', uses: 'holds' }], edges: [] },
+			],
+			{
+				holds: ({ signal }) =>
+					new Promise((_, reject) => {
+						started.open()
+						signal?.addEventListener('abort', () => reject(signal.reason as Error))
+					}),
+			},
+		)
+		const runId = await engine.start({ blueprint: 'parent' })
+		await started.opened
+		const { cancelled } = await cancelRun(engine.database.sql, runId)
+		expect(cancelled).toHaveLength(2)
+		expect(await Promise.all(cancelled.map(statusOf))).toEqual(['cancelled', 'cancelled'])
+	})
+})
+
+describe('a wait', () => {
+	const waits: WorkflowBlueprint = {
+		id: 'waits',
+		nodes: [
+			{ id: 'a', uses: 'one' },
+			{ id: 'w', uses: 'wait' },
+			{ id: 'yes', uses: 'echo' },
+			{ id: 'no', uses: 'echo' },
+		],
+		edges: [
+			{ source: 'a', target: 'w' },
+			{ source: 'w', target: 'yes', action: 'approve' },
+			{ source: 'w', target: 'no' },
+		],
+	}
+	const registry: Record<string, NodeFunction> = { one: async () => ({ output: 1 }), echo: async ({ input }) => ({ output: input }) }
+
+	const awaiting = async (runId: string): Promise<void> => {
+		await waitFor('the run to wait', async () => (await statusOf(runId)) === 'awaiting')
+	}
+
+	test('holds no slot, and goes on with the action and output that it is resumed with', async () => {
+		await begin(waits, registry, { worker: { concurrency: 1 } })
+		const runIds = await Promise.all(Array.from({ length: 5 }, () => engine.start({ blueprint: 'waits' })))
+		await Promise.all(runIds.map(awaiting))
+		const ended: EndedRun[] = []
+		for (const runId of runIds) {
+			expect((await readRun(engine.database.sql, runId))?.awaiting).toEqual([{ nodeId: 'w', reason: 'external_event' }])
+			await resumeRun(engine.database.sql, runId, { action: 'approve', output: { by: 'me' } })
+			ended.push(await engine.end(runId))
+		}
+		expect(ended.map(({ context }) => [context['yes'], context['no']])).toEqual(runIds.map(() => [{ by: 'me' }, undefined]))
+	})
+
+	test('that is resumed twice changes nothing the second time', async () => {
+		await begin(waits, registry)
+		const runId = await engine.start({ blueprint: 'waits' })
+		await awaiting(runId)
+		await resumeRun(engine.database.sql, runId, { output: 'first' })
+		await expect(resumeRun(engine.database.sql, runId, { output: 'second' })).rejects.toThrow(/waits/)
+		expect((await engine.end(runId)).context['no']).toBe('first')
+	})
+
+	test('of a child makes its parents wait, and they go on when it does', async () => {
+		await begin(
+			[
+				waits,
+				{ id: 'middle', nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'waits' } }], edges: [] },
+				{ id: 'top', nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'middle' } }], edges: [] },
+			],
+			registry,
+		)
+		const runId = await engine.start({ blueprint: 'top' })
+		await awaiting(runId)
+		const [child] = await engine.rows<{ run_id: string }>(`select run_id from flowcraft_statuses where blueprint_id = 'waits'`)
+		await resumeRun(engine.database.sql, child?.run_id ?? '', { output: 'deep' })
+		const run = await engine.end(runId)
+		expect(run).toMatchObject({ status: 'completed', context: { s: { no: 'deep' } } })
+	})
+
+	test('can be asked for by any node, which keeps what it returned', async () => {
+		await begin(
+			{ id: 'marks', nodes: [{ id: 'm', uses: 'marks' }, { id: 'e', uses: 'echo' }], edges: [{ source: 'm', target: 'e' }] },
+			{
+				...registry,
+				marks: async ({ dependencies, context }: NodeContext) => {
+					await dependencies.workflowState.markAsAwaiting('m', { reason: 'approval' })
+					await context.set('asked', true)
+					return { output: 'provisional' }
+				},
+			},
+		)
+		const runId = await engine.start({ blueprint: 'marks' })
+		await awaiting(runId)
+		expect((await readRun(engine.database.sql, runId))?.awaiting).toMatchObject([{ nodeId: 'm', reason: 'approval' }])
+		await resumeRun(engine.database.sql, runId)
+		expect((await engine.end(runId)).context).toMatchObject({ asked: true, m: 'provisional', e: 'provisional' })
+	})
+})
+
+test('a sleep hands its input on when it is over, and not before', async () => {
+	await begin(
+		{
+			id: 'sleeps',
+			nodes: [
+				{ id: 'a', uses: 'one' },
+				{ id: 's', uses: 'sleep', params: { duration: 300 } },
+				{ id: 'e', uses: 'echo' },
+			],
+			edges: [
+				{ source: 'a', target: 's' },
+				{ source: 's', target: 'e' },
+			],
+		},
+		{ one: async () => ({ output: 1 }), echo: async ({ input }) => ({ output: input }) },
+	)
+	const run = await engine.run({ blueprint: 'sleeps' })
+	expect(run.context['e']).toBe(1)
+	expect(Date.parse(run.finishedAt ?? '') - Date.parse(run.createdAt)).toBeGreaterThanOrEqual(300)
+})
+
+describe('a worker', () => {
+	test('that stops gives back what does not end in time, and another one runs it again as the same attempt', async () => {
+		const started = gate()
+		const seen: unknown[] = []
+		let first = true
+		await begin(
+			single('holds'),
+			{
+				holds: async ({ signal, dependencies }) => {
+					seen.push(dependencies['attempt'])
+					if (!first) return { output: 'done' }
+					first = false
+					started.open()
+					await new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason as Error)))
+					return {}
+				},
+			},
+			{ worker: { drainMs: 50 } },
+		)
+		const runId = await engine.start({ blueprint: 'single' })
+		await started.opened
+		const registry: Record<string, NodeFunction> = {
+			holds: async ({ dependencies }) => {
+				seen.push(dependencies['attempt'])
+				return { output: 'done' }
+			},
+		}
+		// The first worker is the engine's only one: stop it by stopping the subscription's owner.
+		await engine.stopWorkers()
+		await engine.addWorker({ registry })
+		const run = await engine.end(runId)
+		expect(run.context['n']).toBe('done')
+		expect(seen).toEqual([1, 1])
+	})
+
+	test('puts back what it has no implementation for, and one that has it runs it', async () => {
+		await begin([], {})
+		const { registerBlueprint } = await import('../../src/blueprint/register.js')
+		const { warnings } = await registerBlueprint(engine.database.sql, single('rare'))
+		expect(warnings).toEqual(["No worker has offered an implementation of 'rare' yet."])
+		const runId = await engine.start({ blueprint: 'single' })
+		await waitFor('the node to be put back', async () => {
+			const [row] = await engine.rows<{ since: string | null }>('select unrunnable_since::text as since from flowcraft_nodes where run_id = $1', runId)
+			return row?.since !== null
+		})
+		await engine.addWorker({ registry: { rare: async () => ({ output: 'found' }) } })
+		expect((await engine.end(runId)).context['n']).toBe('found')
+	})
+
+	test('makes a dead letter of what nobody could run within the limit', async () => {
+		await begin([], {}, { worker: { unrunnableLimitMs: 200 } })
+		const { registerBlueprint } = await import('../../src/blueprint/register.js')
+		await registerBlueprint(engine.database.sql, single('rare'))
+		const run = await engine.run({ blueprint: 'single' })
+		expect(run.status).toBe('failed')
+		expect(run.reason).toMatch(/No worker could run this node .*implementation of 'rare' is missing/)
+		const [row] = await engine.rows<{ dead_letter: string }>('select dead_letter from flowcraft_nodes where run_id = $1', run.runId)
+		expect(row?.dead_letter).toMatch(/rare/)
+	})
+
+	test('runs flows of createFlow, whose keys differ from process to process', async () => {
+		const flow = createFlow('built')
+			.node('a', async () => ({ output: 20 }))
+			.node('b', async ({ input }: NodeContext) => ({ output: Number(input) + 1 }))
+			.edge('a', 'b')
+		engine = await startEngine({ workflows: { blueprints: { built: flow } } as unknown as WorkflowsModule })
+		const run = await engine.run({ blueprint: 'built' })
+		expect(run.context['b']).toBe(21)
+		const [row] = await engine.rows<{ definition: string }>(`select definition from flowcraft_blueprints where blueprint_id = 'built'`)
+		expect((JSON.parse(row?.definition ?? '{}') as WorkflowBlueprint).nodes.map(({ uses }) => uses)).toEqual(['built:a', 'built:b'])
+	})
+})
+
+test('a run stays with the version that it was started with', async () => {
+	const started = gate()
+	const go = gate()
+	const version = (version: string, last: string): WorkflowBlueprint => ({
+		id: 'versioned',
+		nodes: [
+			{ id: 'a', uses: 'holds' },
+			{ id: 'b', uses: 'value', params: { value: last } },
+		],
+		edges: [{ source: 'a', target: 'b' }],
+		metadata: { version },
+	})
+	const registry: Record<string, NodeFunction> = {
+		holds: async () => {
+			started.open()
+			await go.opened
+			return {}
+		},
+		value: async ({ params }) => ({ output: params['value'] }),
+	}
+	await begin(version('1', 'old'), registry)
+	const runId = await engine.start({ blueprint: 'versioned' })
+	await started.opened
+	await engine.addWorker({ blueprints: { versioned: version('2', 'new') }, registry })
+	go.open()
+	expect((await engine.end(runId)).context['b']).toBe('old')
+	expect((await engine.run({ blueprint: 'versioned' })).context['b']).toBe('new')
+	expect((await engine.run({ blueprint: 'versioned', version: '1' })).context['b']).toBe('old')
+})
+
+test('a subflow that calls itself without end is stopped by the limit, and the run ends', async () => {
+	await begin({ id: 'endless', nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'endless' } }], edges: [] }, {})
+	const run = await engine.run({ blueprint: 'endless' })
+	expect(run.status).toBe('failed')
+	expect(run.reason).toMatch(/the limit is 32/)
+})
+
+test('a subflow whose blueprint nobody has registered fails its node', async () => {
+	await begin({ id: 'orphan', nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'nowhere' } }], edges: [] }, {})
+	expect((await engine.run({ blueprint: 'orphan' })).reason).toMatch(/There is no blueprint 'nowhere'/)
+})
+
+test('values go through a custom serializer and come back whole', async () => {
+	const serializer = {
+		serialize: (data: Record<string, unknown>) => JSON.stringify(data, (_, value: unknown) => (value instanceof Map ? { map: [...value] } : value)),
+		deserialize: (text: string) =>
+			JSON.parse(text, (_, value: unknown) =>
+				isRecord(value) && Array.isArray(value['map']) ? new Map(value['map'] as [unknown, unknown][]) : value,
+			) as Record<string, unknown>,
+	}
+	await begin(
+		{ id: 'maps', nodes: [{ id: 'a', uses: 'makes' }, { id: 'b', uses: 'reads' }], edges: [{ source: 'a', target: 'b' }] },
+		{
+			makes: async ({ context }) => {
+				await context.set('kept', new Map([['k', 1]]))
+				return { output: new Map([['x', 'y']]) }
+			},
+			reads: async ({ input, context }) => ({
+				output: [input instanceof Map && input.get('x') === 'y', ((await context.get('kept')) as Map<string, number>).get('k')].join(),
+			}),
+		},
+		{ module: { serializer } },
+	)
+	const run = await engine.run({ blueprint: 'maps' })
+	expect(JSON.stringify(run.context['b'])).toContain('true,1')
+})
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+	return typeof value === 'object' && value !== null && !Array.isArray(value)
+}

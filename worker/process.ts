@@ -1,0 +1,62 @@
+/** What every long-lived process does alike: read its settings, start, stop on a signal, and end with the right code. */
+import { EnvironmentError } from '../src/environment.js'
+import type { Logger } from '../src/ports/logger.js'
+
+export interface RunningProcess {
+	readonly logger: Logger
+	/** Graceful; called once. */
+	stop(): Promise<void>
+	/** `stop` may take so long, in ms; then the process ends anyway. */
+	readonly stopWithinMs: number
+}
+
+/**
+ * Runs a process until SIGTERM or SIGINT. Exit codes: 0 after a graceful stop, 1 after a failure, 2 for a faulty
+ * environment. A second signal ends it at once; so does an error that nobody caught: what state it left is unknown,
+ * and everything that matters is in Postgres.
+ */
+export async function runProcess(help: string, start: () => Promise<RunningProcess>): Promise<void> {
+	if (process.argv.includes('--help') || process.argv.includes('-h')) {
+		console.log(help)
+		return
+	}
+	let running: RunningProcess
+	try {
+		running = await start()
+	} catch (error) {
+		if (error instanceof EnvironmentError) {
+			console.error(`${error.message}\n\nSee .env.example, or --help.`)
+			process.exit(2)
+		}
+		console.error(error instanceof Error ? (error.stack ?? error.message) : error)
+		process.exit(1)
+	}
+	const { logger } = running
+
+	let stopping = false
+	const stop = async (signal: string): Promise<void> => {
+		if (stopping) process.exit(1)
+		stopping = true
+		logger.info('Stopping', { signal })
+		const deadline = setTimeout(() => {
+			logger.error('The stop took too long')
+			process.exit(1)
+		}, running.stopWithinMs)
+		deadline.unref()
+		try {
+			await running.stop()
+			process.exit(0)
+		} catch (error) {
+			logger.error('The stop failed', { error })
+			process.exit(1)
+		}
+	}
+	process.on('SIGTERM', () => void stop('SIGTERM'))
+	process.on('SIGINT', () => void stop('SIGINT'))
+	for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
+		process.on(event, (error: unknown) => {
+			logger.error('An error that nobody caught ends the process', { event, error })
+			setTimeout(() => process.exit(1), 50)
+		})
+	}
+}

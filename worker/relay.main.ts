@@ -1,0 +1,72 @@
+/** `npm run start:relay`: drains the outbox to RabbitMQ, and sweeps. Any number of them may run. */
+import { createDatabase } from '../src/db/client.js'
+import { withDeadline } from '../src/db/errors.js'
+import { query } from '../src/db/query.js'
+import { noDoorbell } from '../src/ports/doorbell.js'
+import { createRabbitMqBroker } from './broker/rabbitmq.js'
+import { createRedisDoorbell } from './doorbell/redis.js'
+import { createLogger } from './logger.js'
+import { serveObservability } from './observability.js'
+import { runProcess } from './process.js'
+import { createRelay } from './relay/relay.js'
+import { readRelaySettings } from './settings.js'
+
+const HELP = `Drains the outbox in Postgres to RabbitMQ and sweeps up after dead workers and lost messages.
+
+  npm run start:relay
+
+Environment: DATABASE_URL and RABBITMQ_URL are needed; REDIS_URL, QUEUE_NAME, STALLED_MS, SWEEP_MS, RELAY_CLAIM_MS,
+METRICS_PORT, METRICS_HOST and LOG_LEVEL are described in .env.example. Stops gracefully on SIGTERM.`
+
+await runProcess(HELP, async () => {
+	const settings = readRelaySettings(process.env)
+	const logger = createLogger('relay', settings.LOG_LEVEL)
+	const database = createDatabase(settings.DATABASE_URL, { max: 3, applicationName: 'flowcraft-relay' })
+	const broker = createRabbitMqBroker({ url: settings.RABBITMQ_URL, queues: [settings.QUEUE_NAME], logger })
+	const doorbell = settings.REDIS_URL === undefined ? noDoorbell : createRedisDoorbell({ url: settings.REDIS_URL, logger })
+	const relay = createRelay({
+		db: database.sql,
+		broker,
+		doorbell,
+		logger,
+		queue: settings.QUEUE_NAME,
+		stalledMs: settings.STALLED_MS,
+		sweepEveryMs: settings.SWEEP_MS,
+		claimMs: settings.RELAY_CLAIM_MS,
+	})
+	const observability = await serveObservability({
+		port: settings.METRICS_PORT,
+		host: settings.METRICS_HOST,
+		process: 'relay',
+		metrics: () => {
+			const { published, failed, unroutable, alreadyDelivered, recovered, reemitted, repaired } = relay.counts()
+			return {
+				outbox_published_total: published,
+				outbox_failed_total: failed,
+				outbox_unroutable_total: unroutable,
+				outbox_already_delivered_total: alreadyDelivered,
+				sweep_recovered_nodes_total: recovered,
+				sweep_reemitted_messages_total: reemitted,
+				sweep_repaired_runs_total: repaired,
+				broker_connected: broker.isConnected() ? 1 : 0,
+			}
+		},
+		isReady: async () => broker.isConnected() && (await answers(() => query(database.sql, 'select 1'))),
+	})
+	relay.start()
+	return {
+		logger,
+		stopWithinMs: 20_000,
+		async stop() {
+			await relay.stop()
+			await Promise.all([broker.close(), doorbell.close(), observability.close(), database.close()])
+		},
+	}
+})
+
+async function answers(ask: () => Promise<unknown>): Promise<boolean> {
+	return withDeadline('The database', 2_000, ask()).then(
+		() => true,
+		() => false,
+	)
+}

@@ -1,0 +1,97 @@
+/** The environment of the long-lived processes. `.env.example` documents each variable. */
+import { resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { z } from 'zod'
+import { databaseUrl, type Environment, EnvironmentError, rabbitMqUrl, readEnvironment, redisUrl, wholeNumber } from '../src/environment.js'
+import type { WorkflowsModule } from './execution/workflows.js'
+import { LOG_LEVELS } from './logger.js'
+
+const common = {
+	RABBITMQ_URL: rabbitMqUrl,
+	DATABASE_URL: databaseUrl,
+	REDIS_URL: redisUrl.optional(),
+	QUEUE_NAME: z
+		.string()
+		.regex(/^[\w.-]{1,200}$/, 'expected letters, digits, dots, dashes and underscores')
+		.default('flowcraft-jobs'),
+	METRICS_PORT: wholeNumber(0, 65_535, 'a port').default(0),
+	METRICS_HOST: z.string().default('127.0.0.1'),
+	LOG_LEVEL: z.enum(LOG_LEVELS).default('info'),
+}
+
+const relay = {
+	/** Grace before a message counts as lost. */
+	STALLED_MS: wholeNumber(100, 86_400_000, 'ms').default(30_000),
+	SWEEP_MS: wholeNumber(50, 3_600_000, 'ms').default(1_000),
+	RELAY_CLAIM_MS: wholeNumber(500, 600_000, 'ms').default(10_000),
+}
+
+const worker = {
+	WORKFLOWS: z.string().optional(),
+	CONCURRENCY: wholeNumber(1, 10_000, 'nodes').default(32),
+	LEASE_MS: wholeNumber(500, 3_600_000, 'ms').default(15_000),
+	DRAIN_MS: wholeNumber(0, 86_400_000, 'ms').default(30_000),
+	UNRUNNABLE_MS: wholeNumber(0, 2_592_000_000, 'ms').default(3_600_000),
+	WORKER_POOL: wholeNumber(1, 200, 'connections').default(6),
+}
+
+const relaySchema = z.object({ ...common, ...relay })
+const workerSchema = z.object({ ...common, ...worker })
+const allInOneSchema = z.object({
+	...common,
+	...relay,
+	...worker,
+	DATABASE_URL: databaseUrl.optional(),
+	RABBITMQ_URL: rabbitMqUrl.optional(),
+	DATA_DIR: z.string().default('.data'),
+})
+
+export type RelaySettings = z.infer<typeof relaySchema>
+export type WorkerSettings = z.infer<typeof workerSchema>
+export type AllInOneSettings = z.infer<typeof allInOneSchema>
+
+/** @throws EnvironmentError */
+export const readRelaySettings = (env: Environment): RelaySettings => readEnvironment(env, relaySchema)
+
+/** @throws EnvironmentError */
+export const readWorkerSettings = (env: Environment): WorkerSettings => readEnvironment(env, workerSchema)
+
+/** Where the all-in-one process keeps its data and sends its messages. */
+export type Services =
+	| { readonly type: 'embedded' }
+	| { readonly type: 'given'; readonly databaseUrl: string; readonly rabbitMqUrl: string; readonly redisUrl: string }
+
+/**
+ * All three URLs, or none.
+ * @throws EnvironmentError, also for a half-set environment
+ */
+export function readAllInOneSettings(env: Environment): { settings: AllInOneSettings; services: Services } {
+	const settings = readEnvironment(env, allInOneSchema)
+	const { DATABASE_URL, RABBITMQ_URL, REDIS_URL } = settings
+	const missing = Object.entries({ DATABASE_URL, RABBITMQ_URL, REDIS_URL }).filter(([, url]) => url === undefined)
+	if (missing.length === 3) return { settings, services: { type: 'embedded' } }
+	if (DATABASE_URL === undefined || RABBITMQ_URL === undefined || REDIS_URL === undefined) {
+		throw new EnvironmentError([
+			`${missing.map(([name]) => name).join(' and ')} ${missing.length > 1 ? 'are' : 'is'} not set: npm start takes DATABASE_URL, RABBITMQ_URL and REDIS_URL together, or none of them for embedded services.`,
+		])
+	}
+	return { settings, services: { type: 'given', databaseUrl: DATABASE_URL, rabbitMqUrl: RABBITMQ_URL, redisUrl: REDIS_URL } }
+}
+
+/**
+ * The module that `WORKFLOWS` names, relative to the working directory; the bundled examples without it.
+ * @throws EnvironmentError if it cannot be loaded, or exports no blueprints
+ */
+export async function loadWorkflows(path: string | undefined): Promise<WorkflowsModule> {
+	if (path === undefined) return (await import('./workflows/index.js')) as WorkflowsModule
+	const url = pathToFileURL(resolve(path)).href
+	let module: WorkflowsModule & { default?: WorkflowsModule }
+	try {
+		module = (await import(url)) as typeof module
+	} catch (error) {
+		throw new EnvironmentError([`WORKFLOWS is invalid: ${url} cannot be loaded: ${error instanceof Error ? error.message : String(error)}`])
+	}
+	const workflows = module.blueprints === undefined && module.default !== undefined ? module.default : module
+	if (workflows.blueprints === undefined) throw new EnvironmentError([`WORKFLOWS is invalid: ${url} exports no 'blueprints'`])
+	return workflows
+}

@@ -1,0 +1,11 @@
+/**
+ * The default of `WORKFLOWS`: what a worker loads when it is given no module of its own. Such a module exports
+ * `blueprints` and `registry` under the names of Flowcraft's runtime options; add yours here, or write your own.
+ */
+import { createContentModeration } from './content-moderation/content-moderation.js'
+
+const moderation = createContentModeration(process.env)
+
+export const blueprints = { ...moderation.blueprints }
+
+export const registry = { ...moderation.registry }
