@@ -1,5 +1,6 @@
-/** The sweep's statements: `src/db/sql/80_sweep.sql` holds the rules. */
+/** The sweep's statements: `src/db/sql/80_sweep.sql` and `81_reconcile_run.sql` hold the rules. */
 import { type Executor, query } from '../db/query.js'
+import type { RunStatus } from '../db/schema.js'
 
 /** Declares silent workers dead and makes what dead and stopped workers held ready again. */
 export async function sweepWorkers(db: Executor, limit: number): Promise<{ buried: number; recovered: number }> {
@@ -40,4 +41,35 @@ export async function sweepRuns(
 export async function sweepExpired(db: Executor, workerMs: number): Promise<number> {
 	const [row] = await query<{ deleted: number }>(db, 'select flowcraft_sweep_expired($1::bigint) as deleted', [workerMs])
 	return row?.deleted ?? 0
+}
+
+/**
+ * Runs that the sweep would find stalled, after `after` in the order of their ids. Changes nothing.
+ * @param backlog messages wait in the broker: only nodes that were passed by count as lost
+ */
+export async function stalledRuns(db: Executor, after: string, stalledMs: number, backlog: boolean, limit: number): Promise<string[]> {
+	const rows = await query<{ run_id: string }>(
+		db,
+		'select run_id from flowcraft_stalled_runs($1::text, $2::bigint, $3::boolean, $4::int) as run_id',
+		[after, stalledMs, backlog, limit],
+	)
+	return rows.map((row) => row.run_id)
+}
+
+/**
+ * Emits again what of one run could run but whose worker is dead or whose message is lost.
+ * @returns the run's status, null if there is no such run, and the ids of the nodes that were emitted
+ */
+export async function reconcileRun(
+	db: Executor,
+	runId: string,
+	stalledMs: number,
+	backlog: boolean,
+): Promise<{ status: RunStatus | null; emitted: string[] }> {
+	const [row] = await query<{ status: RunStatus | null; emitted: string }>(
+		db,
+		'select status, to_json(emitted)::text as emitted from flowcraft_reconcile_run($1::text, $2::bigint, $3::boolean)',
+		[runId, stalledMs, backlog],
+	)
+	return { status: row?.status ?? null, emitted: JSON.parse(row?.emitted ?? '[]') as string[] }
 }

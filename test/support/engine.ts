@@ -88,7 +88,10 @@ export async function startEngine(options: TestEngineOptions = {}): Promise<Test
 		async end(runId) {
 			const run = await waitForRun(database.sql, runId, { timeoutMs: 20_000, maxPollMs: 50 })
 			if (run?.contextJson === undefined) {
-				const nodes = await engine.rows('select node_id, generation, recovers, state, attempt, arrived, expected, error from flowcraft_nodes where run_id = $1', runId)
+				const nodes = await engine.rows(
+					'select node_id, generation, recovers, state, attempt, arrived, expected, error from flowcraft_nodes where run_id = $1',
+					runId,
+				)
 				throw new Error(`Run ${runId} has not ended: ${JSON.stringify({ run, nodes }, null, 1)}`)
 			}
 			return { ...run, context: JSON.parse(run.contextJson) as Record<string, unknown> }

@@ -11,7 +11,9 @@ export function processStart(pid) {
 	if (process.platform === 'linux') {
 		try {
 			// After the name, which may itself hold blanks and brackets: the state, and as the 20th field the start.
-			const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').replace(/^.*\) /s, '').split(' ')
+			const fields = readFileSync(`/proc/${pid}/stat`, 'latin1')
+				.replace(/^.*\) /s, '')
+				.split(' ')
 			return fields[0] === 'Z' || fields[0] === 'X' ? undefined : fields[19]
 		} catch {
 			return undefined

@@ -85,8 +85,24 @@ export interface ProgramOptions {
 
 const KEPT_LINES = 20_000
 /** Of the caller's environment: what programs need to run at all. */
-const KEPT_VARIABLES = ['PATH', 'HOME', 'TMPDIR', 'LANG', 'TZ', 'NODE_V8_COVERAGE', 'NODE_EXTRA_CA_CERTS', 'SystemRoot']
-const SIGNALS_THAT_END: readonly NodeJS.Signals[] = ['SIGKILL', 'SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGABRT', 'SIGHUP']
+const KEPT_VARIABLES = [
+	'PATH',
+	'HOME',
+	'TMPDIR',
+	'LANG',
+	'TZ',
+	'NODE_V8_COVERAGE',
+	'NODE_EXTRA_CA_CERTS',
+	'SystemRoot',
+]
+const SIGNALS_THAT_END: readonly NodeJS.Signals[] = [
+	'SIGKILL',
+	'SIGTERM',
+	'SIGINT',
+	'SIGQUIT',
+	'SIGABRT',
+	'SIGHUP',
+]
 
 /** Runs any program. It leads a session of its own, so that Ctrl-C in a terminal reaches the tests only. */
 export function spawnProgram(options: ProgramOptions): RunningProcess {
@@ -122,7 +138,8 @@ export function spawnProgram(options: ProgramOptions): RunningProcess {
 		return end
 	})
 	const tail = (count = 40): string => lines.slice(-count).join('\n')
-	const report = (problem: string): Error => new Error(`${name} ${problem}. The end of its output:\n${tail()}`)
+	const report = (problem: string): Error =>
+		new Error(`${name} ${problem}. The end of its output:\n${tail()}`)
 
 	return {
 		pid: pid ?? -1,
@@ -133,7 +150,8 @@ export function spawnProgram(options: ProgramOptions): RunningProcess {
 		},
 		exited,
 		waitForLine(pattern, { deadlineMs = 30_000 } = {}) {
-			const matches = (line: string): boolean => (typeof pattern === 'string' ? line.includes(pattern) : pattern.test(line))
+			const matches = (line: string): boolean =>
+				typeof pattern === 'string' ? line.includes(pattern) : pattern.test(line)
 			return new Promise((resolve, reject) => {
 				let next = 0
 				const settle = (action: () => void): void => {
@@ -146,7 +164,10 @@ export function spawnProgram(options: ProgramOptions): RunningProcess {
 						const line = lines[next] ?? ''
 						if (matches(line)) return settle(() => resolve(line))
 					}
-					if (exit !== undefined) settle(() => reject(report(`ended (${nameOf(exit)}) before it printed ${String(pattern)}`)))
+					if (exit !== undefined)
+						settle(() =>
+							reject(report(`ended (${nameOf(exit)}) before it printed ${String(pattern)}`)),
+						)
 				}
 				const timer = setTimeout(() => {
 					settle(() => reject(report(`did not print ${String(pattern)} within ${deadlineMs} ms`)))
@@ -204,7 +225,11 @@ async function showOutputIfTestFails(running: RunningProcess, name: string): Pro
 	if (process.env['VITEST'] === undefined) return
 	const { onTestFailed } = await import('vitest')
 	try {
-		onTestFailed(() => console.error(`The end of the output of ${name} (process ${running.pid}, ${nameOf(running.exit)}):\n${running.tail()}`))
+		onTestFailed(() =>
+			console.error(
+				`The end of the output of ${name} (process ${running.pid}, ${nameOf(running.exit)}):\n${running.tail()}`,
+			),
+		)
 	} catch {
 		// Started in a hook, for many tests: their own errors have to do.
 	}

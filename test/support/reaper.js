@@ -46,7 +46,8 @@ if (containers.size > 0) {
 		// Docker has gone away; nothing to tell anybody.
 	}
 }
-for (const folder of folders) rmSync(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 })
+for (const folder of folders)
+	rmSync(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 })
 
 /** Those that are still the process that was named: a number may have gone to a stranger since. */
 function alive() {

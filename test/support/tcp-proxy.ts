@@ -34,7 +34,12 @@ export interface TcpProxy {
 	close(): Promise<void>
 }
 
-const DEFAULT_PORTS: Readonly<Record<string, number>> = { 'postgres:': 5432, 'postgresql:': 5432, 'amqp:': 5672, 'redis:': 6379 }
+const DEFAULT_PORTS: Readonly<Record<string, number>> = {
+	'postgres:': 5432,
+	'postgresql:': 5432,
+	'amqp:': 5672,
+	'redis:': 6379,
+}
 
 /** @param target the URL of the server behind it. */
 export async function startProxy(target: string): Promise<TcpProxy> {
@@ -49,7 +54,11 @@ export async function startProxy(target: string): Promise<TcpProxy> {
 	let accepted = 0
 	const listener = createServer({ allowHalfOpen: true, noDelay: true }, (client) => {
 		accepted += 1
-		const connection = new Connection(client, connect({ ...server, allowHalfOpen: true, noDelay: true }), weather)
+		const connection = new Connection(
+			client,
+			connect({ ...server, allowHalfOpen: true, noDelay: true }),
+			weather,
+		)
 		live.add(connection)
 		void connection.closed.then(() => live.delete(connection))
 	})
@@ -66,7 +75,8 @@ export async function startProxy(target: string): Promise<TcpProxy> {
 		for (const connection of live) connection.destroy()
 	}
 	const change = (direction: Direction, flow: Flow): void => {
-		for (const way of ['to server', 'to client'] as const) if (direction === 'both' || direction === way) weather[way] = flow
+		for (const way of ['to server', 'to client'] as const)
+			if (direction === 'both' || direction === way) weather[way] = flow
 		for (const connection of live) connection.applyWeather()
 	}
 
@@ -117,8 +127,13 @@ class Connection {
 		this.#client = client
 		this.#server = server
 		for (const socket of [client, server]) socket.on('error', () => this.destroy())
-		this.closed = Promise.all([client, server].map((socket) => new Promise((resolve) => socket.once('close', resolve))))
-		this.#ways = [new Way(client, server, 'to server', weather), new Way(server, client, 'to client', weather)]
+		this.closed = Promise.all(
+			[client, server].map((socket) => new Promise((resolve) => socket.once('close', resolve))),
+		)
+		this.#ways = [
+			new Way(client, server, 'to server', weather),
+			new Way(server, client, 'to client', weather),
+		]
 	}
 
 	destroy(): void {

@@ -20,9 +20,21 @@ type Awaited<T> = Exclude<T, false | null | undefined | 0 | 0n | ''>
  * @param description completes the sentence "waited for …".
  * @throws after the deadline, also if `fn` hangs; the message says what the last answer was.
  */
-export function waitFor<T>(description: string, fn: () => T | Promise<T>, options: WaitOptions<T> & { readonly until: (value: T) => boolean }): Promise<T>
-export function waitFor<T>(description: string, fn: () => T | Promise<T>, options?: WaitOptions<T>): Promise<Awaited<T>>
-export async function waitFor<T>(description: string, fn: () => T | Promise<T>, options: WaitOptions<T> = {}): Promise<T> {
+export function waitFor<T>(
+	description: string,
+	fn: () => T | Promise<T>,
+	options: WaitOptions<T> & { readonly until: (value: T) => boolean },
+): Promise<T>
+export function waitFor<T>(
+	description: string,
+	fn: () => T | Promise<T>,
+	options?: WaitOptions<T>,
+): Promise<Awaited<T>>
+export async function waitFor<T>(
+	description: string,
+	fn: () => T | Promise<T>,
+	options: WaitOptions<T> = {},
+): Promise<T> {
 	const { deadlineMs = 10_000, everyMs = 25, until = Boolean } = options
 	const deadline = Date.now() + deadlineMs
 	let answers = 0
@@ -58,6 +70,7 @@ export async function waitFor<T>(description: string, fn: () => T | Promise<T>, 
 function describe(last: { value: unknown } | { error: unknown } | undefined, answers: number): string {
 	if (last === undefined) return 'the first answer never came'
 	const times = `after ${answers} ${answers === 1 ? 'try' : 'tries'}`
-	if ('error' in last) return `${times} it threw ${last.error instanceof Error ? last.error.message : inspect(last.error)}`
+	if ('error' in last)
+		return `${times} it threw ${last.error instanceof Error ? last.error.message : inspect(last.error)}`
 	return `${times} the last answer was ${inspect(last.value, { depth: 6, breakLength: 120 })}`
 }

@@ -26,7 +26,11 @@ export interface Cluster {
 }
 
 /** Decides as whom to run. `folder` is an existing one above `dataDir`. */
-export async function openCluster(programs: PostgresPrograms, folder: string, dataDir: string): Promise<Cluster> {
+export async function openCluster(
+	programs: PostgresPrograms,
+	folder: string,
+	dataDir: string,
+): Promise<Cluster> {
 	const { identity, version } = await findIdentity(programs.postgres, folder)
 	const major = Number(/(\d+)/.exec(version)?.[1])
 	return { programs, identity, major, dataDir, logFile: join(folder, 'postgres.log') }
@@ -47,12 +51,21 @@ export async function createCluster(cluster: Cluster, options: CreateOptions): P
 		'--username=postgres',
 		'--encoding=UTF8',
 		// The same order of text on every machine, and no dependence on the locales that it has.
-		...(major >= 17 ? ['--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8'] : ['--locale=C']),
-		...(options.passwordFile === undefined ? ['--auth=trust'] : ['--auth=scram-sha-256', `--pwfile=${options.passwordFile}`]),
+		...(major >= 17
+			? ['--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8']
+			: ['--locale=C']),
+		...(options.passwordFile === undefined
+			? ['--auth=trust']
+			: ['--auth=scram-sha-256', `--pwfile=${options.passwordFile}`]),
 		...(options.sync ? [] : ['--no-sync']),
 	]
 	const [command, ...rest] = [...identity.prefix, programs.initdb, ...args]
-	await run(command ?? programs.initdb, rest, { ...identity.ids, cwd: '/', env: environment(), timeout: 120_000 })
+	await run(command ?? programs.initdb, rest, {
+		...identity.ids,
+		cwd: '/',
+		env: environment(),
+		timeout: 120_000,
+	})
 }
 
 /** Makes the identity the owner of everything under `path`, if it is not already. */
@@ -61,7 +74,8 @@ export async function giveTo(identity: Identity, path: string): Promise<void> {
 	if (owner === undefined) return
 	const { uid, gid } = await stat(path)
 	if (uid === owner.uid && gid === owner.gid) return
-	for (const entry of await readdir(path, { recursive: true })) await lchown(join(path, entry), owner.uid, owner.gid)
+	for (const entry of await readdir(path, { recursive: true }))
+		await lchown(join(path, entry), owner.uid, owner.gid)
 	// The folder itself comes last, so that a run that is cut short starts over.
 	await chown(path, owner.uid, owner.gid)
 }
@@ -121,15 +135,20 @@ export async function launch(cluster: Cluster, options: LaunchOptions): Promise<
 		}
 		if (Date.now() > deadline) {
 			child.kill('SIGQUIT')
-			throw new Error(`Postgres was not ready after ${options.deadlineMs} ms.\n${await tail(logFile, logStart)}`)
+			throw new Error(
+				`Postgres was not ready after ${options.deadlineMs} ms.\n${await tail(logFile, logStart)}`,
+			)
 		}
 		await delay(15)
 	}
 	if (spawnError !== undefined) throw spawnError
 	const said = await tail(logFile, logStart)
-	if (/lock file "postmaster.pid"|pre-existing shared memory block/.test(said)) return { status: 'folder in use' }
+	if (/lock file "postmaster.pid"|pre-existing shared memory block/.test(said))
+		return { status: 'folder in use' }
 	if (/could not bind|could not create any TCP\/IP sockets/.test(said)) return { status: 'port in use' }
-	throw new Error(`Postgres ended while it started (${child.signalCode ?? `exit code ${child.exitCode}`}).\n${said}`)
+	throw new Error(
+		`Postgres ended while it started (${child.signalCode ?? `exit code ${child.exitCode}`}).\n${said}`,
+	)
 }
 
 export interface Postmaster {
@@ -188,7 +207,11 @@ export function isAlive(pid: number): boolean {
  * `deadlineMs` it is told to quit at once, which costs the next start a recovery and no data.
  */
 export async function shutDown(pid: number, deadlineMs = 20_000): Promise<void> {
-	for (const [signal, patienceMs] of [['SIGINT', deadlineMs], ['SIGQUIT', 5_000], ['SIGKILL', 5_000]] as const) {
+	for (const [signal, patienceMs] of [
+		['SIGINT', deadlineMs],
+		['SIGQUIT', 5_000],
+		['SIGKILL', 5_000],
+	] as const) {
 		try {
 			process.kill(pid, signal)
 		} catch {
@@ -220,7 +243,13 @@ export function isFree(port: number): Promise<boolean> {
 
 /** Nothing of the caller's: PG* variables would redirect it, and locales would translate what is read here. */
 function environment(): NodeJS.ProcessEnv {
-	return { PATH: process.env['PATH'], TMPDIR: process.env['TMPDIR'], SystemRoot: process.env['SystemRoot'], LC_ALL: 'C', TZ: 'UTC' }
+	return {
+		PATH: process.env['PATH'],
+		TMPDIR: process.env['TMPDIR'],
+		SystemRoot: process.env['SystemRoot'],
+		LC_ALL: 'C',
+		TZ: 'UTC',
+	}
 }
 
 async function tail(file: string, from: number): Promise<string> {

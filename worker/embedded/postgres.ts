@@ -11,13 +11,40 @@
  */
 import type { ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { chmod, chown, link, mkdir, mkdtemp, readFile, readdir, realpath, rename, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import {
+	chmod,
+	chown,
+	link,
+	mkdir,
+	mkdtemp,
+	readFile,
+	readdir,
+	realpath,
+	rename,
+	rm,
+	stat,
+	truncate,
+	writeFile,
+} from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import postgres, { type Sql } from 'postgres'
 import { runLoop } from '../../src/loop.js'
 import type { Logger } from '../../src/ports/logger.js'
-import { type Cluster, createCluster, freePort, giveTo, isAlive, isFree, lastPort, launch, openCluster, readPostmaster, runsOn, shutDown } from './cluster.js'
+import {
+	type Cluster,
+	createCluster,
+	freePort,
+	giveTo,
+	isAlive,
+	isFree,
+	lastPort,
+	launch,
+	openCluster,
+	readPostmaster,
+	runsOn,
+	shutDown,
+} from './cluster.js'
 import { embeddedPrograms } from './programs.js'
 
 export interface EmbeddedPostgresOptions {
@@ -72,7 +99,10 @@ const SETTINGS = {
  * @throws EmbeddedPostgresError if the programs are not installed, another process uses the folder, or the server
  * does not start.
  */
-export async function startEmbeddedPostgres({ dataDir, log }: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
+export async function startEmbeddedPostgres({
+	dataDir,
+	log,
+}: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
 	const home = await prepareFolder(dataDir)
 	const cluster = await open(home)
 	const password = await readOrMakePassword(home)
@@ -120,9 +150,14 @@ class Server {
 			tick: () => this.#watchOnce(),
 			minIdleMs: WATCH_MS,
 			maxIdleMs: WATCH_MS,
-			onError: (error, failuresInARow) => this.#log.error('embedded Postgres does not come back', { error, failuresInARow }),
+			onError: (error, failuresInARow) =>
+				this.#log.error('embedded Postgres does not come back', { error, failuresInARow }),
 		})
-		this.#log.info('embedded Postgres is ready', { port: this.#port, dataDir: this.#home, pid: this.#child?.pid })
+		this.#log.info('embedded Postgres is ready', {
+			port: this.#port,
+			dataDir: this.#home,
+			pid: this.#child?.pid,
+		})
 	}
 
 	stop(): Promise<void> {
@@ -147,7 +182,10 @@ class Server {
 
 	async #watchOnce(): Promise<number> {
 		if (!this.#isRunning()) {
-			this.#log.warn('embedded Postgres ended by itself, starting it again', { port: this.#port, logFile: this.#cluster.logFile })
+			this.#log.warn('embedded Postgres ended by itself, starting it again', {
+				port: this.#port,
+				logFile: this.#cluster.logFile,
+			})
 			await this.#run({ mayMove: false })
 		} else if (this.#owner === undefined) {
 			await this.#takeOwnership()
@@ -159,7 +197,7 @@ class Server {
 	async #run({ mayMove }: { mayMove: boolean }): Promise<void> {
 		const { dataDir } = this.#cluster
 		const deadline = Date.now() + START_DEADLINE_MS
-		for (;; await delay(50)) {
+		for (; ; await delay(50)) {
 			const other = await readPostmaster(dataDir)
 			const held = other !== undefined && (await runsOn(dataDir, other.pid))
 			if (held && Date.now() > deadline) {
@@ -170,7 +208,8 @@ class Server {
 			if (held && !(other.ready && (await this.#stopOrphan(other.pid, other.port)))) continue
 			// The number now belongs to a stranger, and Postgres, who only asks whether it is in use, would not start.
 			// If there were a server after all, its shared memory would still keep a second one out.
-			if (!held && other !== undefined && isAlive(other.pid)) await rm(join(dataDir, 'postmaster.pid'), { force: true })
+			if (!held && other !== undefined && isAlive(other.pid))
+				await rm(join(dataDir, 'postmaster.pid'), { force: true })
 			if (mayMove && !(await isFree(this.#port))) this.#port = await freePort()
 
 			const launched = await this.#launch(Math.max(deadline - Date.now(), 1_000))
@@ -191,7 +230,10 @@ class Server {
 
 	async #launch(deadlineMs: number): ReturnType<typeof launch> {
 		const { logFile } = this.#cluster
-		const size = await stat(logFile).then((found) => found.size, () => 0)
+		const size = await stat(logFile).then(
+			(found) => found.size,
+			() => 0,
+		)
 		if (size > LOG_LIMIT_BYTES) await truncate(logFile)
 		try {
 			return await launch(this.#cluster, { port: this.#port, settings: SETTINGS, deadlineMs })
@@ -221,7 +263,8 @@ class Server {
 			this.#child = undefined
 			throw this.#inUse()
 		}
-		if (session === 'not answering') throw new EmbeddedPostgresError(`The Postgres in ${this.#home} started but does not answer.`)
+		if (session === 'not answering')
+			throw new EmbeddedPostgresError(`The Postgres in ${this.#home} started but does not answer.`)
 		this.#owner = session
 		const [found] = await session`select from pg_database where datname = ${DATABASE}`
 		if (found === undefined) await session.unsafe(`create database ${DATABASE}`)
@@ -246,7 +289,9 @@ class Server {
 		const deadline = Date.now() + OWNER_PATIENCE_MS
 		try {
 			for (;;) {
-				const [row] = await session<{ owned: boolean }[]>`select pg_try_advisory_lock(${OWNER_LOCK}) as owned`
+				const [row] = await session<
+					{ owned: boolean }[]
+				>`select pg_try_advisory_lock(${OWNER_LOCK}) as owned`
 				if (row?.owned === true) return session
 				if (Date.now() > deadline) break
 				await delay(50)
@@ -287,7 +332,9 @@ async function open(home: string): Promise<Cluster> {
 	try {
 		return await openCluster(programs, home, join(home, 'postgres'))
 	} catch (error) {
-		throw new EmbeddedPostgresError(`The embedded Postgres cannot run here; set DATABASE_URL. ${messageOf(error)}`)
+		throw new EmbeddedPostgresError(
+			`The embedded Postgres cannot run here; set DATABASE_URL. ${messageOf(error)}`,
+		)
 	}
 }
 
@@ -324,7 +371,9 @@ async function createIfMissing(cluster: Cluster, home: string, password: string)
 			if (!(await exists(join(dataDir, 'PG_VERSION')))) throw error
 		})
 	} catch (error) {
-		throw new EmbeddedPostgresError(`The embedded Postgres could not create its data in ${home}; set DATABASE_URL to use another one. ${messageOf(error)}`)
+		throw new EmbeddedPostgresError(
+			`The embedded Postgres could not create its data in ${home}; set DATABASE_URL to use another one. ${messageOf(error)}`,
+		)
 	} finally {
 		await rm(draft, { recursive: true, force: true })
 	}
@@ -333,7 +382,10 @@ async function createIfMissing(cluster: Cluster, home: string, password: string)
 async function removeAbandoned(home: string): Promise<void> {
 	for (const name of await readdir(home)) {
 		if (!name.startsWith('creating-')) continue
-		const age = await stat(join(home, name)).then((found) => Date.now() - found.mtimeMs, () => 0)
+		const age = await stat(join(home, name)).then(
+			(found) => Date.now() - found.mtimeMs,
+			() => 0,
+		)
 		if (age > ABANDONED_MS) await rm(join(home, name), { recursive: true, force: true })
 	}
 }
@@ -346,6 +398,10 @@ async function checkVersion(cluster: Cluster, home: string): Promise<void> {
 	)
 }
 
-const exists = (path: string): Promise<boolean> => stat(path).then(() => true, () => false)
+const exists = (path: string): Promise<boolean> =>
+	stat(path).then(
+		() => true,
+		() => false,
+	)
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))

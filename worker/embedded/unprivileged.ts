@@ -68,13 +68,18 @@ const IDENTITIES_FOR_ROOT: readonly Identity[] = [
  *
  * @throws if there is none; the message lists what was tried.
  */
-export async function findIdentity(program: string, folder: string): Promise<{ identity: Identity; version: string }> {
+export async function findIdentity(
+	program: string,
+	folder: string,
+): Promise<{ identity: Identity; version: string }> {
 	const tried: string[] = []
 	for (const identity of candidates()) {
 		try {
 			return { identity, version: await probe(identity, program, folder) }
 		} catch (error) {
-			tried.push(`as ${identity.name}: ${error instanceof Error ? error.message.trim().replaceAll('\n', ' ') : String(error)}`)
+			tried.push(
+				`as ${identity.name}: ${error instanceof Error ? error.message.trim().replaceAll('\n', ' ') : String(error)}`,
+			)
 		}
 	}
 	throw new Error(`${program} cannot be run here (${tried.join('; ')})`)

@@ -35,16 +35,26 @@ export async function startContainer(options: ContainerOptions): Promise<Private
 	let pid = 0
 	let lastLog = ''
 
-	const docker = async (...args: string[]): Promise<string> => (await run('docker', args, { timeout: PULL_DEADLINE_MS })).stdout.trim()
+	const docker = async (...args: string[]): Promise<string> =>
+		(await run('docker', args, { timeout: PULL_DEADLINE_MS })).stdout.trim()
 	const readLog = async (): Promise<void> => {
-		lastLog = await run('docker', ['logs', '--tail', '60', name]).then(({ stdout, stderr }) => stdout + stderr, () => lastLog)
+		lastLog = await run('docker', ['logs', '--tail', '60', name]).then(
+			({ stdout, stderr }) => stdout + stderr,
+			() => lastLog,
+		)
 	}
 	const ready = async (): Promise<void> => {
 		try {
-			await answers(() => options.ask(url), READY_DEADLINE_MS, () => false)
+			await answers(
+				() => options.ask(url),
+				READY_DEADLINE_MS,
+				() => false,
+			)
 		} catch (error) {
 			await readLog()
-			throw new Error(`The container of ${options.image} does not answer. Its log:\n${lastLog}`, { cause: error })
+			throw new Error(`The container of ${options.image} does not answer. Its log:\n${lastLog}`, {
+				cause: error,
+			})
 		}
 		pid = Number(await docker('inspect', '--format', '{{.State.Pid}}', name))
 	}
@@ -53,7 +63,19 @@ export async function startContainer(options: ContainerOptions): Promise<Private
 	const env = Object.entries(options.env ?? {}).flatMap(([key, value]) => ['--env', `${key}=${value}`])
 	const publish = `127.0.0.1:${port}:${options.containerPort}`
 	// RabbitMQ names its data after the host, so the host keeps its name.
-	await docker('run', '--detach', '--name', name, '--hostname', name, '--publish', publish, ...env, await imageOf(options.image), ...(options.args ?? []))
+	await docker(
+		'run',
+		'--detach',
+		'--name',
+		name,
+		'--hostname',
+		name,
+		'--publish',
+		publish,
+		...env,
+		await imageOf(options.image),
+		...(options.args ?? []),
+	)
 	await ready()
 
 	return {

@@ -22,7 +22,9 @@ export interface Wanted<Programs> {
 	readonly aptPackage: string
 }
 
-export type Found<Programs> = { readonly kind: 'programs'; readonly programs: Programs } | { readonly kind: 'docker' }
+export type Found<Programs> =
+	| { readonly kind: 'programs'; readonly programs: Programs }
+	| { readonly kind: 'docker' }
 
 /** @throws with one sentence that says what to install or to set. */
 export async function findServer<Programs>(wanted: Wanted<Programs>): Promise<Found<Programs>> {
@@ -60,7 +62,9 @@ export async function firstProgram(candidates: Iterable<string>): Promise<string
 /** Where the shell would look for a program, and the folders of servers, which are not on everybody's PATH. */
 export function onPath(program: string): string[] {
 	const folders = (process.env['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '')
-	return [...folders, '/usr/sbin', '/usr/local/sbin', '/opt/homebrew/sbin', '/opt/homebrew/bin'].map((folder) => join(folder, program))
+	return [...folders, '/usr/sbin', '/usr/local/sbin', '/opt/homebrew/sbin', '/opt/homebrew/bin'].map(
+		(folder) => join(folder, program),
+	)
 }
 
 /** Folders in `folder` whose names match, those with the highest number first. */
@@ -84,7 +88,10 @@ async function dockerAnswers(): Promise<boolean> {
 async function canInstall(): Promise<boolean> {
 	if (process.getuid?.() !== 0) return false
 	const release = await readFile('/etc/os-release', 'utf8').catch(() => '')
-	return /^ID(_LIKE)?="?[^\n]*\b(debian|ubuntu)\b/m.test(release) && (await firstProgram(onPath('apt-get'))) !== undefined
+	return (
+		/^ID(_LIKE)?="?[^\n]*\b(debian|ubuntu)\b/m.test(release) &&
+		(await firstProgram(onPath('apt-get'))) !== undefined
+	)
 }
 
 const POLICY_FILE = '/usr/sbin/policy-rc.d'
@@ -101,7 +108,10 @@ async function installNow(aptPackage: string): Promise<void> {
 	process.stderr.write(`\nTests need ${aptPackage}, which is not installed: installing it with apt-get.\n`)
 	// Debian's packages start their service when they are installed, unless this file forbids it (101). Whoever has
 	// one already has decided that for himself.
-	const ours = await writeFile(POLICY_FILE, '#!/bin/sh\nexit 101\n', { flag: 'wx' }).then(() => true, () => false)
+	const ours = await writeFile(POLICY_FILE, '#!/bin/sh\nexit 101\n', { flag: 'wx' }).then(
+		() => true,
+		() => false,
+	)
 	if (ours) await chmod(POLICY_FILE, 0o755)
 	try {
 		await aptGet('update')

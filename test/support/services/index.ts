@@ -34,7 +34,11 @@ export async function freshDatabase(options: FreshDatabaseOptions = {}): Promise
 	await asAdmin(url, (sql) => sql.unsafe(`create database ${name} template ${from}`))
 	return {
 		url: withDatabase(url, name),
-		drop: () => asAdmin(url, async (sql) => void (await sql.unsafe(`drop database if exists ${name} with (force)`))),
+		drop: () =>
+			asAdmin(
+				url,
+				async (sql) => void (await sql.unsafe(`drop database if exists ${name} with (force)`)),
+			),
 	}
 }
 

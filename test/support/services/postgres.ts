@@ -29,7 +29,12 @@ const READY_DEADLINE_MS = 60_000
  * `kill` hits the server's first process; the others notice and follow within milliseconds.
  */
 export async function startPostgres(options: StartPostgresOptions = {}): Promise<PrivateServer> {
-	const found = await findServer({ name: 'Postgres', variable: 'TEST_DATABASE_URL', find: findPrograms, aptPackage: 'postgresql' })
+	const found = await findServer({
+		name: 'Postgres',
+		variable: 'TEST_DATABASE_URL',
+		find: findPrograms,
+		aptPackage: 'postgresql',
+	})
 	const settings = { ...SETTINGS, ...options.settings }
 	if (found.kind === 'docker') {
 		return startContainer({
@@ -58,7 +63,7 @@ export async function startPostgres(options: StartPostgresOptions = {}): Promise
 
 	const start = async (): Promise<void> => {
 		const deadline = Date.now() + READY_DEADLINE_MS
-		for (;; await delay(20)) {
+		for (; ; await delay(20)) {
 			const launched = await launch(cluster, {
 				port,
 				settings,
@@ -76,10 +81,12 @@ export async function startPostgres(options: StartPostgresOptions = {}): Promise
 				return
 			}
 			// What a killed server leaves behind lets go after a moment.
-			if (Date.now() > deadline) throw new Error(`Postgres cannot start: ${launched.status}. Its log:\n${log()}`)
+			if (Date.now() > deadline)
+				throw new Error(`Postgres cannot start: ${launched.status}. Its log:\n${log()}`)
 		}
 	}
-	const isRunning = (): boolean => server !== undefined && server.child.exitCode === null && server.child.signalCode === null
+	const isRunning = (): boolean =>
+		server !== undefined && server.child.exitCode === null && server.child.signalCode === null
 	const stop = async (): Promise<void> => {
 		if (server === undefined || !isRunning()) return
 		await shutDown(server.pid, 30_000)
@@ -110,7 +117,8 @@ export async function startPostgres(options: StartPostgresOptions = {}): Promise
 				process.kill(server.pid, 'SIGCONT')
 				await server.gone
 			}
-			if (options.dataDir === undefined) await rm(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 })
+			if (options.dataDir === undefined)
+				await rm(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 })
 		},
 		log,
 	}
@@ -129,8 +137,14 @@ async function ask(url: string): Promise<void> {
 
 /** Installed servers first, the newest of them: npm's programs always run, so these are what would go untested. */
 async function findPrograms(): Promise<PostgresPrograms | undefined> {
-	const folders = [...(await versions('/usr/lib/postgresql', /^\d+$/)), ...(await versions('/usr', /^pgsql-\d+$/))]
-	const postgresProgram = await firstProgram([...folders.map((folder) => join(folder, 'bin/postgres')), ...onPath('postgres')])
+	const folders = [
+		...(await versions('/usr/lib/postgresql', /^\d+$/)),
+		...(await versions('/usr', /^pgsql-\d+$/)),
+	]
+	const postgresProgram = await firstProgram([
+		...folders.map((folder) => join(folder, 'bin/postgres')),
+		...onPath('postgres'),
+	])
 	if (postgresProgram === undefined) return embeddedPrograms()
 	return { postgres: postgresProgram, initdb: join(postgresProgram, '../initdb') }
 }

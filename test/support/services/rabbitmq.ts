@@ -32,9 +32,20 @@ raft.wal_max_size_bytes = 33554432
  * (seen in 3.10.8): let 5 s pass in between.
  */
 export async function startRabbitMq(options: StartRabbitMqOptions = {}): Promise<PrivateServer> {
-	const found = await findServer({ name: 'RabbitMQ', variable: 'TEST_RABBITMQ_URL', find: findPrograms, aptPackage: 'rabbitmq-server' })
+	const found = await findServer({
+		name: 'RabbitMQ',
+		variable: 'TEST_RABBITMQ_URL',
+		find: findPrograms,
+		aptPackage: 'rabbitmq-server',
+	})
 	if (found.kind === 'docker') {
-		return startContainer({ image: 'rabbitmq', containerPort: 5672, url: urlOf, ask, ...(options.port === undefined ? {} : { port: options.port }) })
+		return startContainer({
+			image: 'rabbitmq',
+			containerPort: 5672,
+			url: urlOf,
+			ask,
+			...(options.port === undefined ? {} : { port: options.port }),
+		})
 	}
 
 	const { rabbitmqServer, epmd } = found.programs
@@ -53,11 +64,21 @@ export async function startRabbitMq(options: StartRabbitMqOptions = {}): Promise
 		cwd: folder,
 	})
 	const start = async (): Promise<void> => {
-		const started = spawnProgram({ name: 'rabbitmq-server', command: rabbitmqServer, args: [], env, cwd: folder })
+		const started = spawnProgram({
+			name: 'rabbitmq-server',
+			command: rabbitmqServer,
+			args: [],
+			env,
+			cwd: folder,
+		})
 		server = started
 		try {
 			await started.waitForLine('Server startup complete', { deadlineMs: READY_DEADLINE_MS })
-			await answers(() => ask(url), 10_000, () => started.exit !== undefined)
+			await answers(
+				() => ask(url),
+				10_000,
+				() => started.exit !== undefined,
+			)
 		} catch (error) {
 			await started.kill()
 			throw error
@@ -84,7 +105,8 @@ export async function startRabbitMq(options: StartRabbitMqOptions = {}): Promise
 		},
 		async remove() {
 			await Promise.all([server?.kill(), mapper.kill()])
-			if (options.dataDir === undefined) await rm(folder, { recursive: true, force: true, maxRetries: 5 })
+			if (options.dataDir === undefined)
+				await rm(folder, { recursive: true, force: true, maxRetries: 5 })
 		},
 		log: () => server?.tail() ?? '',
 	}
@@ -104,17 +126,27 @@ async function findPrograms(): Promise<{ rabbitmqServer: string; epmd: string } 
 	const rabbitmqServer = await firstProgram([
 		'/usr/lib/rabbitmq/bin/rabbitmq-server',
 		...distributions.map((folder) => join(folder, 'sbin/rabbitmq-server')),
-		...onPath('rabbitmq-server').filter((file) => !file.startsWith('/usr/sbin/') && !file.startsWith('/sbin/')),
+		...onPath('rabbitmq-server').filter(
+			(file) => !file.startsWith('/usr/sbin/') && !file.startsWith('/sbin/'),
+		),
 	])
 	const runtimes = await versions('/usr/lib/erlang', /^erts-/)
-	const epmd = await firstProgram([...onPath('epmd'), ...runtimes.map((folder) => join(folder, 'bin/epmd'))])
+	const epmd = await firstProgram([
+		...onPath('epmd'),
+		...runtimes.map((folder) => join(folder, 'bin/epmd')),
+	])
 	return rabbitmqServer === undefined || epmd === undefined ? undefined : { rabbitmqServer, epmd }
 }
 
 /** Everything that a node reads or writes, inside the folder; nothing of the machine's own broker. */
-async function prepareFolder(folder: string, port: number, ports: { epmd: number; distribution: number }): Promise<Record<string, string>> {
+async function prepareFolder(
+	folder: string,
+	port: number,
+	ports: { epmd: number; distribution: number },
+): Promise<Record<string, string>> {
 	const at = (name: string): string => join(folder, name)
-	for (const name of ['home', 'mnesia', 'log', 'generated', 'schema']) await mkdir(at(name), { recursive: true })
+	for (const name of ['home', 'mnesia', 'log', 'generated', 'schema'])
+		await mkdir(at(name), { recursive: true })
 	await writeFile(at('rabbitmq.conf'), CONFIGURATION)
 	await writeFile(at('rabbitmq-env.conf'), '')
 	await writeFile(at('enabled_plugins'), '[].\n')

@@ -23,7 +23,13 @@ export async function startRedis(options: StartRedisOptions = {}): Promise<Priva
 		aptPackage: 'redis-server',
 	})
 	if (found.kind === 'docker') {
-		return startContainer({ image: 'redis', containerPort: 6379, url: urlOf, ask, ...(options.port === undefined ? {} : { port: options.port }) })
+		return startContainer({
+			image: 'redis',
+			containerPort: 6379,
+			url: urlOf,
+			ask,
+			...(options.port === undefined ? {} : { port: options.port }),
+		})
 	}
 
 	const port = options.port ?? (await freePort())
@@ -35,15 +41,34 @@ export async function startRedis(options: StartRedisOptions = {}): Promise<Priva
 		const started = spawnProgram({
 			name: 'redis-server',
 			command: found.programs,
-			args: ['--port', String(port), '--bind', '127.0.0.1', '--dir', dataDir, '--save', '3600 1', '--appendonly', 'no', '--daemonize', 'no'],
+			args: [
+				'--port',
+				String(port),
+				'--bind',
+				'127.0.0.1',
+				'--dir',
+				dataDir,
+				'--save',
+				'3600 1',
+				'--appendonly',
+				'no',
+				'--daemonize',
+				'no',
+			],
 			cwd: dataDir,
 		})
 		server = started
 		try {
-			await answers(() => ask(url), READY_DEADLINE_MS, () => started.exit !== undefined)
+			await answers(
+				() => ask(url),
+				READY_DEADLINE_MS,
+				() => started.exit !== undefined,
+			)
 		} catch (error) {
 			await started.kill()
-			throw new Error(`Redis does not answer (${nameOf(started.exit)}). It said:\n${started.tail()}`, { cause: error })
+			throw new Error(`Redis does not answer (${nameOf(started.exit)}). It said:\n${started.tail()}`, {
+				cause: error,
+			})
 		}
 	}
 	await start()

@@ -19,10 +19,20 @@ export interface PrivateServer {
 	log(): string
 }
 
-export const SIGNALS_THAT_END: readonly NodeJS.Signals[] = ['SIGKILL', 'SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGABRT']
+export const SIGNALS_THAT_END: readonly NodeJS.Signals[] = [
+	'SIGKILL',
+	'SIGTERM',
+	'SIGINT',
+	'SIGQUIT',
+	'SIGABRT',
+]
 
 /** Tries until it works; the last error is thrown when the deadline has passed or the server has ended. */
-export async function answers(ask: () => Promise<unknown>, deadlineMs: number, hasEnded: () => boolean): Promise<void> {
+export async function answers(
+	ask: () => Promise<unknown>,
+	deadlineMs: number,
+	hasEnded: () => boolean,
+): Promise<void> {
 	const deadline = Date.now() + deadlineMs
 	for (;;) {
 		try {

@@ -44,7 +44,10 @@ const ABANDONED_MS = 24 * 3_600_000
 
 export function createSuite(): Suite {
 	const started: PrivateServer[] = []
-	const start = async (variable: string, startPrivate: () => Promise<PrivateServer>): Promise<SharedServer> => {
+	const start = async (
+		variable: string,
+		startPrivate: () => Promise<PrivateServer>,
+	): Promise<SharedServer> => {
 		const given = process.env[variable]
 		if (given !== undefined && given !== '') {
 			await checkGiven(variable, given)
@@ -86,7 +89,8 @@ export function createSuite(): Suite {
 		},
 		async close() {
 			const given = process.env['TEST_DATABASE_URL']
-			if (asked && given !== undefined && given !== '') await asAdmin(given, (sql) => dropAll(sql, prefix))
+			if (asked && given !== undefined && given !== '')
+				await asAdmin(given, (sql) => dropAll(sql, prefix))
 			await Promise.all(started.map((server) => server.remove()))
 		},
 	}
@@ -100,7 +104,11 @@ export function withDatabase(url: string, name: string): string {
 }
 
 export async function asAdmin<T>(url: string, work: (sql: Sql) => Promise<T>): Promise<T> {
-	const sql = postgres(url, { max: 1, onnotice: () => {}, connection: { application_name: 'flowcraft-test' } })
+	const sql = postgres(url, {
+		max: 1,
+		onnotice: () => {},
+		connection: { application_name: 'flowcraft-test' },
+	})
 	try {
 		return await work(sql)
 	} finally {
@@ -115,30 +123,48 @@ function once<T>(work: () => Promise<T>): () => Promise<T> {
 }
 
 async function dropAll(sql: Sql, prefix: string): Promise<void> {
-	const found = await sql<{ name: string }[]>`select datname as name from pg_database where starts_with(datname, ${prefix})`
+	const found = await sql<
+		{ name: string }[]
+	>`select datname as name from pg_database where starts_with(datname, ${prefix})`
 	for (const { name } of found) await sql.unsafe(`drop database if exists ${name} with (force)`)
 }
 
 async function dropAbandoned(sql: Sql): Promise<void> {
-	const found = await sql<{ name: string }[]>`select datname as name from pg_database where starts_with(datname, ${DATABASE_PREFIX})`
+	const found = await sql<
+		{ name: string }[]
+	>`select datname as name from pg_database where starts_with(datname, ${DATABASE_PREFIX})`
 	for (const { name } of found) {
 		const createdAt = Number.parseInt(name.slice(DATABASE_PREFIX.length), 36)
-		if (Date.now() - createdAt > ABANDONED_MS) await sql.unsafe(`drop database if exists ${name} with (force)`)
+		if (Date.now() - createdAt > ABANDONED_MS)
+			await sql.unsafe(`drop database if exists ${name} with (force)`)
 	}
 }
 
-const DEFAULT_PORTS: Readonly<Record<string, number>> = { TEST_DATABASE_URL: 5432, TEST_RABBITMQ_URL: 5672, TEST_REDIS_URL: 6379 }
+const DEFAULT_PORTS: Readonly<Record<string, number>> = {
+	TEST_DATABASE_URL: 5432,
+	TEST_RABBITMQ_URL: 5672,
+	TEST_REDIS_URL: 6379,
+}
 
 async function checkGiven(variable: string, given: string): Promise<void> {
 	if (!URL.canParse(given)) throw new Error(`${variable} is not a URL`)
 	const { hostname, port } = new URL(given)
-	const address = { host: hostname.replace(/^\[|\]$/g, ''), port: Number(port) || (DEFAULT_PORTS[variable] ?? 0), timeout: 10_000 }
+	const address = {
+		host: hostname.replace(/^\[|\]$/g, ''),
+		port: Number(port) || (DEFAULT_PORTS[variable] ?? 0),
+		timeout: 10_000,
+	}
 	await new Promise<void>((resolve, reject) => {
 		const socket = connect(address)
 		const end = (problem?: string): void => {
 			socket.destroy()
 			if (problem === undefined) resolve()
-			else reject(new Error(`${variable} names ${address.host}:${address.port}, which does not answer: ${problem}`))
+			else
+				reject(
+					new Error(
+						`${variable} names ${address.host}:${address.port}, which does not answer: ${problem}`,
+					),
+				)
 		}
 		socket.once('connect', () => end())
 		socket.once('timeout', () => end('timed out'))

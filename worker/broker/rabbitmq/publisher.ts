@@ -315,7 +315,7 @@ class OpenLane {
 			const { messageId, routingKey } = item.message
 			if (!item.isReturned && messageId === properties.messageId && routingKey === fields.routingKey) {
 				item.isReturned = true
-				
+				this.#onUnroutable(routingKey)
 				return
 			}
 		}

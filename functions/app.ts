@@ -1,0 +1,118 @@
+/**
+ * The HTTP door. It touches Postgres and nothing else: a start is one statement there, everything after that is the
+ * work of relays and workers. Runs wherever Hono does; each host has a small entry of its own beside this file.
+ */
+import { OpenAPIHono } from '@hono/zod-openapi'
+import type { ISerializer } from 'flowcraft'
+import { createValueCodec } from '../src/context/values.js'
+import { type Doorbell, noDoorbell } from '../src/ports/doorbell.js'
+import { type Logger, noLogger } from '../src/ports/logger.js'
+import { type ApiKey, createAuthenticator } from './auth.js'
+import { DEFAULT_BODY_LIMIT_BYTES } from './body.js'
+import { type DatabaseSource, DEFAULT_DATABASE_DEADLINE_MS, openForRequest } from './database.js'
+import { type App, type AppEnv, createEndpoints } from './endpoint.js'
+import { HttpProblem, problemOf, problemResponse } from './problem.js'
+import { addBlueprintRoutes } from './routes/blueprints.js'
+import { addDocumentationRoutes } from './routes/documentation.js'
+import { addHealthRoutes } from './routes/health.js'
+import { addReadRoutes } from './routes/runs/read.js'
+import { addStartRoute } from './routes/runs/start.js'
+import { addSteeringRoutes } from './routes/runs/steer.js'
+import { addWorkerRoutes } from './routes/workers.js'
+
+export interface AppOptions {
+	/** The database, or how to open one for a request. */
+	readonly db: DatabaseSource
+	/** Who may do what. Without any, everybody may do everything. */
+	readonly apiKeys?: readonly ApiKey[]
+	/** Wakes relays, workers and waiting requests early. Default: everyone polls. */
+	readonly doorbell?: Doorbell
+	/** Larger bodies are refused. Default 1 MiB. */
+	readonly bodyLimitBytes?: number
+	/** A statement that takes longer is answered with 503, in ms. Default 10000. */
+	readonly databaseDeadlineMs?: number
+	/** What the workers write values with, if it is not JSON. */
+	readonly serializer?: ISerializer
+	/** Where clients reach the app, for the OpenAPI document. */
+	readonly publicUrl?: string
+	readonly logger?: Logger
+}
+
+/** The app: `app.fetch(request)` answers on any host. Nothing is connected, timed or digested before a request. */
+export function createApp(options: AppOptions): App {
+	const {
+		db,
+		doorbell = noDoorbell,
+		databaseDeadlineMs = DEFAULT_DATABASE_DEADLINE_MS,
+		logger = noLogger,
+	} = options
+	const app: App = new OpenAPIHono<AppEnv>()
+	const endpoints = createEndpoints(app, {
+		authenticate: createAuthenticator(options.apiKeys),
+		bodyLimitBytes: options.bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES,
+	})
+
+	app.use(async (c, next) => {
+		const startedAt = performance.now()
+		const database = openForRequest(db, c.env, databaseDeadlineMs)
+		c.set('database', database)
+		await next()
+		const closing = database
+			.close()
+			?.catch((error: unknown) => logger.warn('Closing the database failed', { error }))
+		if (closing !== undefined) outliveRequest(c, closing)
+		const { method, path } = c.req
+		logger.debug('Answered', {
+			method,
+			path,
+			status: c.res.status,
+			durationMs: Math.round(performance.now() - startedAt),
+		})
+	})
+
+	app.onError((error, c) => {
+		const { method, path } = c.req
+		const problem = problemOf(error, method === 'GET' ? 'query' : 'body')
+		if (problem.code === 'unavailable') {
+			logger.warn('The database is not available', { method, path, error: problem.cause ?? problem })
+		} else if (problem.code === 'internal' && !c.req.raw.signal.aborted) {
+			const instance = `urn:uuid:${crypto.randomUUID()}`
+			logger.error('A request failed', { method, path, instance, error })
+			return problemResponse(problem, instance)
+		}
+		return problemResponse(problem)
+	})
+
+	app.notFound((c) => {
+		const { method, path } = c.req
+		const allowed = endpoints.methodsAt(path)
+		if (allowed.length === 0)
+			return problemResponse(new HttpProblem('not-found', `There is no ${path} here. See /docs.`))
+		const detail = `${path} does not take ${method}, but ${allowed.join(' and ')}.`
+		return problemResponse(
+			new HttpProblem('method-not-allowed', detail, { headers: { Allow: allowed.join(', ') } }),
+		)
+	})
+
+	const codec = createValueCodec(options.serializer)
+	addStartRoute(endpoints.add, doorbell, codec)
+	addReadRoutes(endpoints.add, doorbell, codec, options.serializer !== undefined)
+	addSteeringRoutes(endpoints.add, doorbell, codec)
+	addBlueprintRoutes(endpoints.add)
+	addWorkerRoutes(endpoints.add)
+	addHealthRoutes(endpoints.add)
+	addDocumentationRoutes(endpoints.add, app, options.publicUrl)
+	return app
+}
+
+/** Edge hosts end a request's work with its answer unless they are asked to wait for more. */
+function outliveRequest(
+	c: { readonly executionCtx: { waitUntil(promise: Promise<unknown>): void } },
+	work: Promise<unknown>,
+): void {
+	try {
+		c.executionCtx.waitUntil(work)
+	} catch {
+		// Hono throws where the host has no such thing; there the process goes on by itself.
+	}
+}

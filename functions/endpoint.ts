@@ -1,0 +1,221 @@
+/**
+ * One description per operation, used three times: to route, to check the request, and to document it. Whatever is
+ * wrong with a request, in its path, query, headers or body, is told in one answer.
+ */
+import type { OpenAPIHono, z } from '@hono/zod-openapi'
+import type { Context } from 'hono'
+import type { Executor } from '../src/db/query.js'
+import type { Authenticate, Caller, Scope } from './auth.js'
+import { readJsonBody } from './body.js'
+import type { RequestDatabase } from './database.js'
+import { describe } from './openapi.js'
+import { HttpProblem, invalidInput, type LocatedFault, type ProblemCode } from './problem.js'
+import { pointerToken, storageFaults } from './storable.js'
+
+/** What a host tells with each request. */
+export interface HostBindings {
+	/** Aborted when the server stops: whoever waits answers with what there is. `serveFunctions` sets it. */
+	readonly stopping?: AbortSignal
+}
+
+export interface AppEnv {
+	Bindings: HostBindings
+	Variables: { database: RequestDatabase }
+}
+
+export type App = OpenAPIHono<AppEnv>
+
+interface Answer {
+	readonly description: string
+	/** None: the answer is not JSON. */
+	readonly schema?: z.ZodType
+	readonly mediaType?: string
+	readonly example?: unknown
+	/** Header names with what they say. */
+	readonly headers?: Readonly<Record<string, string>>
+}
+
+/** An operation of the API. Schemas describe what is sent: texts in path, query and headers, JSON in the body. */
+export interface EndpointDefinition {
+	readonly method: 'get' | 'post' | 'put'
+	readonly path: `/${string}`
+	/** Stable: generated clients name their methods after it. */
+	readonly operationId: string
+	readonly tag: 'Runs' | 'Blueprints' | 'Operations'
+	readonly summary: string
+	readonly description?: string
+	/** What the caller's key must allow; `open` needs no key. */
+	readonly scope: Scope | 'open'
+	readonly params?: z.ZodObject
+	readonly query?: z.ZodObject
+	/** Names in lower case. */
+	readonly headers?: z.ZodObject
+	readonly body?: { readonly schema: z.ZodType; readonly optional?: true; readonly example: unknown }
+	readonly answers: Readonly<Record<number, Answer>>
+	/** Beyond those that every operation of its kind can end with. */
+	readonly problems?: readonly ProblemCode[]
+}
+
+/** zod's optional fields may be `undefined`; in what came as JSON or text they are simply absent. */
+type Exact<T> = T extends object
+	? { [K in keyof T as undefined extends T[K] ? never : K]: T[K] } & {
+			[K in keyof T as undefined extends T[K] ? K : never]?: Exclude<T[K], undefined>
+		}
+	: T
+
+type Parsed<D, Part extends string> = D extends { readonly [K in Part]: infer S extends z.ZodType }
+	? Exact<z.output<S>>
+	: undefined
+type ParsedBody<D> = D extends {
+	readonly body: { readonly schema: infer S extends z.ZodType; readonly optional?: infer Optional }
+}
+	? Exact<z.output<S>> | (Optional extends true ? undefined : never)
+	: undefined
+
+/** A request that is in order. */
+export interface Call<D extends EndpointDefinition> {
+	readonly params: Parsed<D, 'params'>
+	readonly query: Parsed<D, 'query'>
+	readonly headers: Parsed<D, 'headers'>
+	readonly body: ParsedBody<D>
+	readonly caller: Caller
+	/** Opened with the first statement; each has a deadline. */
+	readonly db: Executor
+	/** Aborted when the client has gone. */
+	readonly signal: AbortSignal
+	/** Aborted when the server stops. */
+	readonly stopping: AbortSignal | undefined
+}
+
+export type AddEndpoint = <const D extends EndpointDefinition>(
+	definition: D,
+	handle: (call: Call<D>) => Response | Promise<Response>,
+) => void
+
+export interface EndpointOptions {
+	readonly authenticate: Authenticate
+	readonly bodyLimitBytes: number
+}
+
+export interface Endpoints {
+	readonly add: AddEndpoint
+	/** Methods that a path takes; none of an unknown path. */
+	methodsAt(path: string): string[]
+}
+
+/** How operations are added to `app`. */
+export function createEndpoints(app: App, options: EndpointOptions): Endpoints {
+	const known: { readonly method: string; readonly path: RegExp }[] = []
+	const add: AddEndpoint = (definition, handle) => {
+		app.openAPIRegistry.registerPath(describe(definition))
+		known.push({
+			method: definition.method.toUpperCase(),
+			path: new RegExp(`^${definition.path.replaceAll('.', '\\.').replaceAll(/\{\w+\}/g, '[^/]+')}$`),
+		})
+		app.on(definition.method.toUpperCase(), honoPath(definition.path), async (c) => {
+			const caller =
+				definition.scope === 'open'
+					? NOBODY
+					: await authorize(options.authenticate, c, definition.scope)
+			const call = {
+				...(await parseRequest(definition, c, options.bodyLimitBytes)),
+				caller,
+				get db() {
+					return c.var.database.executor()
+				},
+				get signal() {
+					return c.req.raw.signal
+				},
+				stopping: (c.env as HostBindings | undefined)?.stopping,
+			}
+			// The one place where what the schemas have checked gets its type.
+			return handle(call as Call<typeof definition>)
+		})
+	}
+	return {
+		add,
+		methodsAt: (path) => known.filter((endpoint) => endpoint.path.test(path)).map(({ method }) => method),
+	}
+}
+
+const NOBODY: Caller = { name: '', scopes: new Set() }
+
+async function authorize(authenticate: Authenticate, c: Context<AppEnv>, scope: Scope): Promise<Caller> {
+	const caller = await authenticate(c.req.raw.headers)
+	if (caller === undefined) {
+		throw new HttpProblem(
+			'unauthorized',
+			'Send a valid API key as Authorization: Bearer <key>, or as X-API-Key.',
+			{
+				headers: { 'WWW-Authenticate': 'Bearer' },
+			},
+		)
+	}
+	if (!caller.scopes.has(scope))
+		throw new HttpProblem('forbidden', `This needs a key with the scope '${scope}'.`)
+	return caller
+}
+
+/** `/runs/{id}` as Hono writes it. */
+const honoPath = (path: string): string => path.replaceAll(/\{(\w+)\}/g, ':$1')
+
+/** @throws HttpProblem with every fault */
+async function parseRequest(
+	definition: EndpointDefinition,
+	c: Context<AppEnv>,
+	bodyLimitBytes: number,
+): Promise<Record<string, unknown>> {
+	const faults: LocatedFault[] = []
+	const check = (where: LocatedFault['in'], schema: z.ZodType, value: unknown): unknown => {
+		const parsed = schema.safeParse(value, { error: wording })
+		if (parsed.success) return parsed.data
+		faults.push(...parsed.error.issues.flatMap((issue) => issueFaults(issue, where)))
+		return undefined
+	}
+
+	const { params, query, headers, body } = definition
+	const call: Record<string, unknown> = {}
+	if (params !== undefined) call['params'] = check('path', params, c.req.param())
+	if (query !== undefined) {
+		const given = Object.entries(c.req.queries()).map(
+			([name, values]) => [name, values.length > 1 ? values : values[0]] as const,
+		)
+		call['query'] = check('query', query, Object.fromEntries(given))
+	}
+	if (headers !== undefined) {
+		const named = Object.keys(headers.shape).flatMap((name) => {
+			const value = c.req.header(name)
+			return value === undefined ? [] : [[name, value] as const]
+		})
+		call['headers'] = check('header', headers, Object.fromEntries(named))
+	}
+	if (body !== undefined) {
+		const json = await readJsonBody(c.req.raw, bodyLimitBytes)
+		if (json !== undefined) {
+			faults.push(...storageFaults(json).map((fault) => ({ in: 'body' as const, ...fault })))
+			call['body'] = check('body', body.schema, json)
+		} else if (body.optional !== true) {
+			faults.push({ in: 'body', path: '', message: 'is required' })
+		}
+	}
+	if (faults.length > 0) throw invalidInput(faults)
+	return call
+}
+
+/** What zod finds, said of the field instead of its schema. */
+const wording: z.core.$ZodErrorMap = (issue) => {
+	if (issue.code !== 'invalid_type') return undefined
+	if (issue.input === undefined) return 'is required'
+	if (Array.isArray(issue.input) && issue.expected === 'string') return 'must be a text, given once'
+	return `must be ${/^[aeiou]/.test(issue.expected) ? 'an' : 'a'} ${issue.expected}`
+}
+
+function issueFaults(issue: z.core.$ZodIssue, where: LocatedFault['in']): LocatedFault[] {
+	const path = issue.path.map((key) => `/${pointerToken(String(key))}`).join('')
+	if (issue.code !== 'unrecognized_keys') return [{ in: where, path, message: issue.message }]
+	return issue.keys.map((key) => ({
+		in: where,
+		path: `${path}/${pointerToken(key)}`,
+		message: 'is not a known field',
+	}))
+}

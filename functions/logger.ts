@@ -1,0 +1,47 @@
+/** A log of one JSON object per line, in the form of pino's, for hosts where pino does not run. */
+import type { Logger } from '../src/ports/logger.js'
+
+/** With pino's numbers. */
+const LEVELS = {
+	trace: 10,
+	debug: 20,
+	info: 30,
+	warn: 40,
+	error: 50,
+	fatal: 60,
+	silent: Number.POSITIVE_INFINITY,
+} as const
+export type LogLevel = keyof typeof LEVELS
+export const LOG_LEVELS = Object.keys(LEVELS) as LogLevel[]
+
+/**
+ * @param name which process it is
+ * @param write gets each line, without its end
+ */
+export function createJsonLogger(name: string, level: LogLevel, write: (line: string) => void): Logger {
+	const at =
+		(of: 'debug' | 'info' | 'warn' | 'error'): Logger['info'] =>
+		(message, fields) => {
+			if (LEVELS[of] < LEVELS[level]) return
+			write(
+				JSON.stringify(
+					{ level: LEVELS[of], time: Date.now(), name, ...fields, msg: message },
+					plainErrors,
+				),
+			)
+		}
+	return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }
+}
+
+/** Errors have no enumerable properties of their own: JSON would show `{}`. */
+function plainErrors(_key: string, value: unknown): unknown {
+	if (!(value instanceof Error)) return value
+	const { name, message, stack, cause } = value
+	return {
+		type: name,
+		message,
+		...('code' in value ? { code: value.code } : {}),
+		stack,
+		...(cause === undefined ? {} : { cause }),
+	}
+}

@@ -1,0 +1,90 @@
+/** `npm run start:functions`: the functions as a Node server. */
+import { createDatabase } from '../src/db/client.js'
+import { createApp } from './app.js'
+import { ConfigError, readServerConfig, type ServerConfig } from './config.js'
+import { createJsonLogger } from './logger.js'
+import { serveFunctions } from './serve.js'
+
+const HELP = `Serves the HTTP API. Needs Postgres, migrated with npm run db:migrate, and nothing else.
+
+  npm run start:functions
+
+Environment:
+  DATABASE_URL          postgres://user:password@host:5432/database (required)
+  HOST, PORT            where to listen (127.0.0.1, 3000); beyond this machine only with API_KEYS
+  API_KEYS              name:secret[:read+start+operate+admin], separated by commas; without any, all is open
+  PUBLIC_URL            where clients reach it, for /openapi.json
+  BODY_LIMIT_BYTES      larger bodies are refused (1048576)
+  DATABASE_POOL_SIZE    connections at most (10)
+  DATABASE_DEADLINE_MS  a statement that takes longer is answered with 503 (10000)
+  LOG_LEVEL             trace, debug, info, warn, error, fatal or silent (info)
+
+Stops on SIGTERM or SIGINT: answers what it has begun, then ends. /docs describes the API.`
+
+const EXIT_FAILURE = 1
+const EXIT_CONFIG = 2
+const EXIT_INTERRUPTED = 130
+
+async function main(config: ServerConfig): Promise<void> {
+	const logger = createJsonLogger('functions', config.logLevel, (line) => process.stdout.write(`${line}\n`))
+	const db = createDatabase(config.databaseUrl, {
+		max: config.databasePoolSize,
+		applicationName: 'flowcraft-functions',
+	})
+	const server = await serveFunctions({
+		app: createApp({ ...config, db, logger }),
+		host: config.host,
+		port: config.port,
+	})
+	logger.info('Listening', { url: server.url })
+
+	const stop = async (signal: NodeJS.Signals): Promise<void> => {
+		logger.info('Stopping', { signal })
+		await server.stop()
+		await db.close()
+		logger.info('Stopped')
+	}
+	let stopping = false
+	for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+		process.on(signal, () => {
+			// Whoever asks twice does not want to wait.
+			if (stopping) process.exit(EXIT_INTERRUPTED)
+			stopping = true
+			stop(signal).catch(fail)
+		})
+	}
+}
+
+function fail(error: unknown): void {
+	console.error(explain(error))
+	process.exit(error instanceof ConfigError ? EXIT_CONFIG : EXIT_FAILURE)
+}
+
+function explain(error: unknown): string {
+	if (!(error instanceof Error)) return String(error)
+	switch ('code' in error ? error.code : undefined) {
+		case 'EADDRINUSE':
+			return `${error.message}\nAnother program listens there already. Stop it, or set PORT to another number.`
+		case 'EACCES':
+			return `${error.message}\nThis user may not listen there. Set PORT to a number above 1023.`
+		case 'EADDRNOTAVAIL':
+		case 'ENOTFOUND':
+			return `${error.message}\nHOST is not an address of this machine.`
+		default:
+			return error.message
+	}
+}
+
+const args = process.argv.slice(2)
+if (args.includes('--help') || args.includes('-h')) {
+	console.log(HELP)
+} else if (args.length > 0) {
+	console.error(`Unknown argument ${args[0]}. Settings come from the environment, see --help.`)
+	process.exitCode = EXIT_CONFIG
+} else {
+	try {
+		await main(readServerConfig(process.env))
+	} catch (error) {
+		fail(error)
+	}
+}

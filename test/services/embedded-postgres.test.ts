@@ -1,0 +1,148 @@
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import postgres from 'postgres'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { noLogger } from '../../src/ports/logger.js'
+import { isAlive, readPostmaster, shutDown } from '../../worker/embedded/cluster.js'
+import { startEmbeddedPostgres } from '../../worker/embedded/postgres.js'
+import { freshFolder } from '../support/cleanup.js'
+import { type RunningProcess, spawnProcess } from '../support/process.js'
+import { waitFor } from '../support/wait-for.js'
+
+const ENTRY = 'test/support/embedded-postgres.main.ts'
+
+let dataDir: string
+const owners: RunningProcess[] = []
+beforeEach(() => {
+	dataDir = join(freshFolder('embedded'), 'a folder')
+})
+
+/** Whatever a test left running in its folder: the owners first, they would start their server again. */
+afterEach(async () => {
+	await Promise.all(owners.splice(0).map((owner) => owner.kill()))
+	const left = await readPostmaster(join(dataDir, 'postgres'))
+	if (left !== undefined) await shutDown(left.pid)
+})
+
+async function own(): Promise<RunningProcess> {
+	const owner = await spawnProcess({ entry: ENTRY, env: { DATA_DIR: dataDir } })
+	owners.push(owner)
+	return owner
+}
+
+async function urlOf(owner: RunningProcess): Promise<string> {
+	return (await owner.waitForLine(/^url /)).slice('url '.length)
+}
+
+/** Adds a row and answers how many there are. */
+async function addRow(url: string): Promise<number> {
+	const sql = postgres(url, { max: 1, connect_timeout: 5, onnotice: () => {} })
+	try {
+		await sql`create table if not exists kept (n int)`
+		await sql`insert into kept values (1)`
+		const [row] = await sql<{ n: number }[]>`select count(*)::int as n from kept`
+		return row?.n ?? -1
+	} finally {
+		await sql.end()
+	}
+}
+
+test('keeps everything over an orderly stop, and its URL stays the same', async () => {
+	const first = await startEmbeddedPostgres({ dataDir, log: noLogger })
+	expect(await addRow(first.url)).toBe(1)
+	await first.stop()
+	await first.stop()
+	await expect(addRow(first.url)).rejects.toThrow('ECONNREFUSED')
+
+	const second = await startEmbeddedPostgres({ dataDir, log: noLogger })
+	expect(second.url).toBe(first.url)
+	expect(await addRow(second.url)).toBe(2)
+	await second.stop()
+})
+
+test('reopens with every row after SIGKILL of its Node process, without the orphan', async () => {
+	const first = await own()
+	expect(await addRow(await urlOf(first))).toBe(1)
+	await first.kill('SIGKILL')
+	const orphan = await readPostmaster(join(dataDir, 'postgres'))
+	expect(orphan !== undefined && isAlive(orphan.pid)).toBe(true)
+
+	const second = await own()
+	expect(await addRow(await urlOf(second))).toBe(2)
+	expect(orphan !== undefined && isAlive(orphan.pid)).toBe(false)
+	expect(second.lines.join('\n')).toContain(
+		'stopping the embedded Postgres that an earlier process left behind',
+	)
+	expect(await second.stop()).toEqual({ code: 0, signal: null })
+	expect(await readPostmaster(join(dataDir, 'postgres'))).toBeUndefined()
+})
+
+test('refuses a second process on the same folder in one sentence, and the first goes on', async () => {
+	const first = await own()
+	const url = await urlOf(first)
+	const second = await own()
+	expect(await second.exited).toEqual({ code: 1, signal: null })
+	expect(second.lines.join('\n')).toMatch(
+		/^EmbeddedPostgresError: Another process is using .*a folder; stop it first.*$/,
+	)
+	expect(await addRow(url)).toBe(1)
+})
+
+test(
+	'lets exactly one of several processes that start at once have a new folder',
+	{ timeout: 60_000 },
+	async () => {
+		await Promise.all([own(), own(), own()])
+		const ended = await Promise.all(
+			owners.map((owner) => Promise.race([owner.exited, urlOf(owner).catch(() => owner.exited)])),
+		)
+		const urls = ended.filter((end) => typeof end === 'string')
+		expect(urls).toHaveLength(1)
+		expect(await addRow(urls[0] ?? '')).toBe(1)
+		await waitFor(
+			'the others to end',
+			() => owners.filter((owner) => owner.exit === undefined).length === 1,
+		)
+	},
+)
+
+test('comes back on the same port when its server is killed', async () => {
+	const server = await startEmbeddedPostgres({ dataDir, log: noLogger })
+	expect(await addRow(server.url)).toBe(1)
+	const killed = await readPostmaster(join(dataDir, 'postgres'))
+	process.kill(killed?.pid ?? 0, 'SIGKILL')
+	expect(await waitFor('the server', () => addRow(server.url), { deadlineMs: 20_000 })).toBe(2)
+	await expect(startEmbeddedPostgres({ dataDir, log: noLogger })).rejects.toThrow(
+		'Another process is using',
+	)
+	await server.stop()
+})
+
+test('starts although postmaster.pid names a living stranger, as after a restart of the container', async () => {
+	const server = await startEmbeddedPostgres({ dataDir, log: noLogger })
+	const file = join(dataDir, 'postgres', 'postmaster.pid')
+	const text = readFileSync(file, 'utf8')
+	await server.stop()
+	writeFileSync(file, text.replace(/^\d+/, String(process.pid)))
+	const again = await startEmbeddedPostgres({ dataDir, log: noLogger })
+	expect(await addRow(again.url)).toBe(1)
+	await again.stop()
+})
+
+test('lets in only who knows the password, which only the owner of the folder can read', async () => {
+	const server = await startEmbeddedPostgres({ dataDir, log: noLogger })
+	const stranger = new URL(server.url)
+	stranger.password = 'guess'
+	await expect(addRow(stranger.href)).rejects.toThrow('password authentication failed')
+	expect(statSync(join(dataDir, 'postgres-password')).mode & 0o777).toBe(0o600)
+	expect(statSync(join(dataDir, 'postgres')).mode & 0o777).toBe(0o700)
+	await server.stop()
+})
+
+test('says so when the data were written by another version', async () => {
+	mkdirSync(join(dataDir, 'postgres'), { recursive: true })
+	writeFileSync(join(dataDir, 'postgres', 'PG_VERSION'), '9\n')
+	await expect(startEmbeddedPostgres({ dataDir, log: noLogger })).rejects.toThrow(
+		/were written by Postgres 9 and this is Postgres \d+/,
+	)
+})

@@ -1,0 +1,146 @@
+/**
+ * `npm start`: functions, relay and worker in one process. Embedded (a real Postgres of its own, an in-process broker and
+ * doorbell) unless DATABASE_URL, RABBITMQ_URL and REDIS_URL say otherwise; the engine's code is the same.
+ *
+ * The one place where both rooms, `functions` and `worker`, meet.
+ */
+import { resolve } from 'node:path'
+import { createApp } from '../functions/app.js'
+import { readServerConfig } from '../functions/config.js'
+import { serveFunctions } from '../functions/serve.js'
+import { createDatabase } from '../src/db/client.js'
+import type { Broker } from '../src/ports/broker.js'
+import type { Doorbell } from '../src/ports/doorbell.js'
+import type { Logger } from '../src/ports/logger.js'
+import { createInProcessBroker } from './broker/in-process.js'
+import { createRabbitMqBroker } from './broker/rabbitmq.js'
+import { migrate } from './db/migrate.js'
+import { createInProcessDoorbell } from './doorbell/in-process.js'
+import { createRedisDoorbell } from './doorbell/redis.js'
+import { startEmbeddedPostgres } from './embedded/postgres.js'
+import { createLogger } from './logger.js'
+import { type RunningProcess, runProcess } from './process.js'
+import { createRelay } from './relay/relay.js'
+import { type AllInOneSettings, loadWorkflows, readAllInOneSettings, type Services } from './settings.js'
+import { createWorker } from './worker/worker.js'
+
+const HELP = `Functions, relay and worker in one process.
+
+  npm start                      embedded: needs no server, keeps its data in DATA_DIR (.data)
+  DATABASE_URL=… RABBITMQ_URL=… REDIS_URL=… npm start
+
+Environment: HOST, PORT, API_KEYS, DATA_DIR, WORKFLOWS, CONCURRENCY, LOG_LEVEL and more, described in .env.example.`
+
+interface Backing {
+	readonly databaseUrl: string
+	readonly broker: Broker
+	readonly doorbell: Doorbell
+	/** After everything that uses them. */
+	close(): Promise<void>
+}
+
+async function openBacking(services: Services, settings: AllInOneSettings, logger: Logger): Promise<Backing> {
+	if (services.type === 'given') {
+		const broker = createRabbitMqBroker({ url: services.rabbitMqUrl, queues: [settings.QUEUE_NAME], logger })
+		const doorbell = createRedisDoorbell({ url: services.redisUrl, logger })
+		return {
+			databaseUrl: services.databaseUrl,
+			broker,
+			doorbell,
+			close: async () => void (await Promise.all([broker.close(), doorbell.close()])),
+		}
+	}
+	const postgres = await startEmbeddedPostgres({ dataDir: resolve(settings.DATA_DIR), log: logger })
+	const broker = createInProcessBroker({ queues: [settings.QUEUE_NAME], logger })
+	const doorbell = createInProcessDoorbell()
+	return {
+		databaseUrl: postgres.url,
+		broker,
+		doorbell,
+		async close() {
+			await Promise.all([broker.close(), doorbell.close()])
+			await postgres.stop()
+		},
+	}
+}
+
+async function start(): Promise<RunningProcess> {
+	const { settings, services } = readAllInOneSettings(process.env)
+	const workflows = await loadWorkflows(settings.WORKFLOWS)
+	// Checked before anything is started; where the database is, is settled below.
+	const server = readServerConfig({ ...process.env, DATABASE_URL: settings.DATABASE_URL ?? 'postgres://embedded' })
+	const logger = createLogger('flowcraft', settings.LOG_LEVEL)
+
+	const backing = await openBacking(services, settings, logger)
+	const { databaseUrl, broker, doorbell } = backing
+	const database = createDatabase(databaseUrl, { max: server.databasePoolSize, applicationName: 'flowcraft' })
+	try {
+		await migrate(databaseUrl)
+		const worker = createWorker({
+			databaseUrl,
+			broker,
+			doorbell,
+			workflows,
+			logger,
+			queue: settings.QUEUE_NAME,
+			concurrency: settings.CONCURRENCY,
+			leaseMs: settings.LEASE_MS,
+			drainMs: settings.DRAIN_MS,
+			unrunnableLimitMs: settings.UNRUNNABLE_MS,
+			poolSize: settings.WORKER_POOL,
+		})
+		const relay = createRelay({
+			db: database.sql,
+			broker,
+			doorbell,
+			logger,
+			queue: settings.QUEUE_NAME,
+			stalledMs: settings.STALLED_MS,
+			sweepEveryMs: settings.SWEEP_MS,
+			claimMs: settings.RELAY_CLAIM_MS,
+		})
+		// Blueprints first: whoever reaches the server can start them.
+		await worker.start()
+		relay.start()
+		const functions = await serveFunctions({
+			app: createApp({ ...server, db: database, doorbell, logger }),
+			host: server.host,
+			port: server.port,
+		})
+		console.log(welcome(functions.url, services, settings))
+		return {
+			logger,
+			stopWithinMs: settings.DRAIN_MS + 40_000,
+			async stop() {
+				await functions.stop()
+				await worker.stop()
+				await relay.stop()
+				await database.close()
+				await backing.close()
+			},
+		}
+	} catch (error) {
+		await database.close()
+		await backing.close()
+		throw error
+	}
+}
+
+function welcome(url: string, services: Services, settings: AllInOneSettings): string {
+	const where = services.type === 'embedded' ? `an embedded Postgres in ${resolve(settings.DATA_DIR)}` : 'your Postgres, RabbitMQ and Redis'
+	const authorization = (process.env['API_KEYS'] ?? '') === '' ? '' : ` -H 'authorization: Bearer <one of API_KEYS>'`
+	return `
+flowcraft-outbox runs at ${url}, on ${where}.
+
+Start a run:
+  curl -s ${url}/runs -H 'content-type: application/json'${authorization} \\
+    -d '{"blueprint":"content-moderation","input":{"userId":"user-1","userPost":"Call me on +1 212 555 0188"}}'
+
+Read its result (put the runId in):
+  curl -s '${url}/runs/RUN_ID?wait=20s'${authorization}
+
+The API: ${url}/docs   All sample posts: npm run demo   Stop: Ctrl-C
+`
+}
+
+await runProcess(HELP, start)
