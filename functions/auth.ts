@@ -87,7 +87,8 @@ export function parseApiKeys(text: string): {
 	for (const [position, entry] of entries.entries()) {
 		if (entry === '') continue
 		const [name = '', secret = '', scopeList, ...rest] = entry.split(':')
-		const named = /^[A-Za-z0-9_.-]{1,64}$/.test(name)
+		// What has no colon may be a bare secret.
+		const named = entry.includes(':') && /^[A-Za-z0-9_.-]{1,64}$/.test(name)
 		const subject = named ? `the key '${name}'` : `key number ${position + 1}`
 		const scopes = scopeList === undefined ? SCOPES : scopeList.split('+')
 		if (!named)

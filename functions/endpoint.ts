@@ -48,7 +48,7 @@ export interface EndpointDefinition {
 	readonly scope: Scope | 'open'
 	readonly params?: z.ZodObject
 	readonly query?: z.ZodObject
-	/** Names in lower case. */
+	/** Under their names as documented; requests may write them in any case. */
 	readonly headers?: z.ZodObject
 	readonly body?: { readonly schema: z.ZodType; readonly optional?: true; readonly example: unknown }
 	readonly answers: Readonly<Record<number, Answer>>

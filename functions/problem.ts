@@ -99,7 +99,7 @@ export function invalidInput(errors: readonly LocatedFault[], options?: ErrorOpt
 			? 'A value cannot be stored.'
 			: errors.length === 1
 				? `${first.in} ${first.path || '/'}: ${first.message}`
-				: `${errors.length} things are wrong with it, see errors.`
+				: `It has ${errors.length} faults, see errors.`
 	return new HttpProblem('invalid-input', detail, { ...options, errors })
 }
 

@@ -39,8 +39,8 @@ export async function resumeRun(db: Executor, runId: string, input: ResumeInput 
 	if (row.outcome === 'resumed') return { runId, nodeId: row.node_id, status: row.status }
 	const waiting = (JSON.parse(row.waiting) as string[]).map((id) => `'${id}'`).join(', ')
 	if (row.outcome === 'ambiguous') throw new ConflictError(`Several nodes of run '${runId}' wait: name one of ${waiting} as nodeId.`)
-	const subject = input.nodeId === undefined ? 'Nothing' : `Node '${input.nodeId}'`
+	const subject = input.nodeId === undefined ? 'Nothing waits' : `Node '${input.nodeId}' does not wait`
 	throw new ConflictError(
-		`${subject} waits in run '${runId}', which is ${row.status}.${waiting === '' ? '' : ` These nodes wait: ${waiting}.`}`,
+		`${subject} in run '${runId}', which is ${row.status}.${waiting === '' ? '' : ` These nodes wait: ${waiting}.`}`,
 	)
 }

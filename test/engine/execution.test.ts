@@ -1,5 +1,5 @@
 /** What a node may rely on while it runs, and what becomes of it afterwards. */
-import { BaseNode, createFlow, FlowcraftError, type NodeClass, type NodeContext, type NodeFunction, type WorkflowBlueprint } from 'flowcraft'
+import { BaseNode, createFlow, FlowcraftError, type NodeClass, type NodeContext, type NodeFunction, SubflowNode, type WorkflowBlueprint } from 'flowcraft'
 import { afterEach, describe, expect, test } from 'vitest'
 import { cancelRun } from '../../src/run/cancel.js'
 import { readRun } from '../../src/run/read.js'
@@ -459,6 +459,18 @@ describe('a worker', () => {
 		expect(run.reason).toMatch(/No worker could run this node .*implementation of 'rare' is missing/)
 		const [row] = await engine.rows<{ dead_letter: string }>('select dead_letter from flowcraft_nodes where run_id = $1', run.runId)
 		expect(row?.dead_letter).toMatch(/rare/)
+	})
+
+	test("runs Flowcraft's own node classes as the engine's nodes", async () => {
+		const child = createFlow('inner').node('x', async ({ input }: NodeContext) => ({ output: Number(input) * 2 }))
+		const flow = createFlow('outer')
+			.node('a', async () => ({ output: 21 }))
+			.node('s', SubflowNode as unknown as NodeClass, { params: { blueprintId: 'inner' } })
+			.edge('a', 's')
+		engine = await startEngine({ workflows: { blueprints: { inner: child, outer: flow } } as unknown as WorkflowsModule })
+		const run = await engine.run({ blueprint: 'outer' })
+		expect(run.context['s']).toBe(42)
+		expect(await engine.rows('select run_id from flowcraft_statuses where parent_run_id = $1', run.runId)).toHaveLength(1)
 	})
 
 	test('runs flows of createFlow, whose keys differ from process to process', async () => {

@@ -24,6 +24,8 @@ function tellReaper(line: object): void {
 		const { stdin } = reaper
 		if (stdin !== null && 'unref' in stdin && typeof stdin.unref === 'function') stdin.unref()
 		stdin?.on('error', () => {})
+		// A test file's process would go on without vitest's main process, if that is killed in the middle of a test.
+		process.once('disconnect', () => process.exit(1))
 	}
 	reaper.stdin?.write(`${JSON.stringify(line)}\n`)
 }
@@ -51,7 +53,7 @@ export function forgetContainer(name: string): void {
 }
 
 /** An empty folder that goes away with this process. Servers that run as another user can pass through it. */
-export function freshFolder(purpose: string): string {
+export function freshFolder(purpose = 'test'): string {
 	const folder = mkdtempSync(join(realpathSync(tmpdir()), `flowcraft-outbox-${purpose}-`))
 	tellReaper({ folder })
 	chmodSync(folder, 0o711)

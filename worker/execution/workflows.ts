@@ -2,6 +2,8 @@
  * What a worker can run: the blueprints and implementations of a workflows module, made fit for distribution.
  */
 import {
+	BatchGatherNode,
+	BatchScatterNode,
 
 	type FlowBuilder,
 	FlowRuntime,
@@ -11,6 +13,10 @@ import {
 	type NodeFunction,
 	PropertyEvaluator,
 	type RuntimeOptions,
+	SleepNode,
+	SubflowNode,
+	WaitNode,
+	WebhookNode,
 	type WorkflowBlueprint,
 } from 'flowcraft'
 import { BUILT_IN_USES } from '../../src/blueprint/register.js'
@@ -43,6 +49,16 @@ export interface Workflows {
 	readonly codec: ValueCodec
 }
 
+/** Flowcraft's own node classes, which builders take like any other: here they are the engine's. */
+const BUILT_IN_CLASSES = new Map<unknown, string>([
+	[SubflowNode, 'subflow'],
+	[SleepNode, 'sleep'],
+	[WaitNode, 'wait'],
+	[WebhookNode, 'webhook'],
+	[BatchScatterNode, 'batch-scatter'],
+	[BatchGatherNode, 'batch-gather'],
+])
+
 /** `fn_<hash>` and the like contain a counter of the process that made them. */
 const PROCESS_DEPENDENT_USES = /^(fn|class)_(batch_worker_)?[0-9a-f]+$/
 
@@ -56,6 +72,11 @@ export function createWorkflows(module: WorkflowsModule, logger: Logger): Workfl
 		blueprint.id ??= name
 		for (const node of blueprint.nodes ?? []) {
 			const implementation = registry.get(node.uses)
+			const builtIn = BUILT_IN_CLASSES.get(implementation)
+			if (builtIn !== undefined) {
+				node.uses = builtIn
+				continue
+			}
 			if (implementation === undefined || !PROCESS_DEPENDENT_USES.test(node.uses)) continue
 			node.uses = `${blueprint.id}:${node.id}`
 			registry.set(node.uses, implementation)
@@ -64,6 +85,7 @@ export function createWorkflows(module: WorkflowsModule, logger: Logger): Workfl
 		return blueprint
 	})
 	for (const [key, implementation] of registry) {
+		if (BUILT_IN_CLASSES.has(implementation)) registry.delete(key)
 		if (typeof implementation !== 'function') throw new TypeError(`The registry's '${key}' is neither a function nor a class.`)
 	}
 	const serializer: ISerializer | undefined = module.serializer

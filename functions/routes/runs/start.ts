@@ -20,14 +20,13 @@ const startRunEndpoint = {
 		'same request gives the first answer again, another request with the same key is refused with 409. Keys of ' +
 		'different API keys never meet.',
 	headers: z.object({
-		'idempotency-key': z
+		'Idempotency-Key': z
 			.string()
 			.min(1, 'must not be empty')
 			.max(256, 'must not be longer than 256 characters')
 			.regex(/^[\x20-\x7e]*$/, 'must be printable ASCII')
 			.optional()
 			.openapi({
-				param: { name: 'Idempotency-Key' },
 				description: 'Any text that names this start, such as a UUID.',
 				example: 'order-1042',
 			}),
@@ -85,7 +84,7 @@ const startRunEndpoint = {
 
 export function addStartRoute(add: AddEndpoint, doorbell: Doorbell, codec: ValueCodec): void {
 	add(startRunEndpoint, async ({ body, headers, caller, db }) => {
-		const idempotencyKey = headers['idempotency-key']
+		const idempotencyKey = headers['Idempotency-Key']
 		const traceparent = validTraceparent(headers.traceparent)
 		const started = await startRun(
 			db,

@@ -62,7 +62,8 @@ LANGUAGE sql STABLE AS $$
 		FROM reached r
 		JOIN flowcraft_blueprints b ON b.blueprint_id = r.blueprint_id AND b.hash = r.hash
 		CROSS JOIN LATERAL unnest(b.subflows) AS named(blueprint_id)
-		JOIN flowcraft_blueprint_heads h ON h.blueprint_id = named.blueprint_id
+		-- One that contains itself means this version of itself.
+		JOIN flowcraft_blueprint_heads h ON h.blueprint_id = named.blueprint_id AND h.blueprint_id <> p_blueprint
 	)
 	SELECT jsonb_object_agg(blueprint_id, hash) FROM reached
 	WHERE EXISTS (

@@ -29,6 +29,7 @@ AS $$
 DECLARE
 	v_now timestamptz := clock_timestamp();
 	v_claimed int[];
+	v_locked text[];
 	v_woken int[];
 	v_woken_runs text[];
 	v_woken_waiting int[];
@@ -44,7 +45,56 @@ BEGIN
 		RETURN;
 	END IF;
 
-	-- 1. Ready nodes. No counter changes, so the run's row stays unlocked; a cancel that is under way has either
+	-- 1. Timers that have fired and children that have ended: these nodes cease to wait, which a run counts, so the runs
+	--    are locked: first, before any node, and parents before children. Only what is locked here is woken.
+	SELECT array_agg(locked.run_id) INTO v_locked FROM (
+		SELECT s.run_id FROM flowcraft_statuses s
+		WHERE s.run_id IN (
+			SELECT w.run_id
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS w(run_id, node_id, generation, recovers)
+			JOIN flowcraft_nodes n
+				ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+			WHERE n.state IN ('waiting', 'child')
+		)
+		ORDER BY s.depth, s.run_id FOR NO KEY UPDATE
+	) AS locked;
+	IF v_locked IS NOT NULL THEN
+		WITH wanted AS (
+			SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
+			WHERE w.run_id = ANY (v_locked)
+			GROUP BY w.run_id, w.node_id, w.generation, w.recovers
+		), woken AS (
+			UPDATE flowcraft_nodes n
+			SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
+				wake = CASE n.state WHEN 'child' THEN 'child' ELSE 'timer' END,
+				-- Its message was due when the timer was, or when the child ended: the sweep compares messages by it.
+				emitted_at = greatest(n.emitted_at, n.due_at, child.finished_at),
+				due_at = NULL,
+				child_status = coalesce(child.status, n.child_status)
+			FROM wanted w
+			JOIN flowcraft_nodes was
+				ON was.run_id = w.run_id AND was.node_id = w.node_id AND was.generation = w.generation AND was.recovers = w.recovers
+			JOIN flowcraft_statuses s ON s.run_id = w.run_id AND s.status IN ('running', 'awaiting')
+			LEFT JOIN flowcraft_statuses child ON child.run_id = was.child_run_id AND was.state = 'child'
+			WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+				AND (
+					(n.state = 'waiting' AND n.due_at <= v_now)
+					OR (n.state = 'child' AND child.finished_at IS NOT NULL)
+				)
+			RETURNING w.ix, n.run_id,
+				-- Counted as waiting before: every wait, and a child that was known to wait.
+				CASE WHEN was.state = 'waiting' OR was.child_status = 'awaiting' THEN -1 ELSE 0 END AS waiting
+		)
+		SELECT array_agg(woken.ix), array_agg(woken.run_id), array_agg(woken.waiting)
+		INTO v_woken, v_woken_runs, v_woken_waiting FROM woken;
+		IF v_woken IS NOT NULL THEN
+			PERFORM flowcraft_settle_runs(v_woken_runs, array_fill(0, ARRAY[cardinality(v_woken)]), v_woken_waiting,
+				array_fill(0, ARRAY[cardinality(v_woken)]), array_fill(NULL::text, ARRAY[cardinality(v_woken)]));
+		END IF;
+	END IF;
+
+	-- 2. Ready nodes. No counter changes, so the run's row stays unlocked; a cancel that is under way has either
 	--    marked the node already or will mark it `cancelled` right after us.
 	WITH wanted AS (
 		SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
@@ -66,53 +116,7 @@ BEGIN
 			AND n.state = 'ready'
 		RETURNING f.ix
 	)
-	SELECT coalesce(array_agg(c.ix), '{}') INTO v_claimed FROM claimed c;
-
-	-- 2. Timers that have fired and children that have ended: these nodes cease to wait, so the run is locked first.
-	IF cardinality(v_claimed) < cardinality(p_runs) THEN
-		PERFORM FROM flowcraft_statuses s
-		WHERE s.run_id IN (
-			SELECT w.run_id
-			FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS w(run_id, node_id, generation, recovers)
-			JOIN flowcraft_nodes n
-				ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
-			WHERE n.state IN ('waiting', 'child')
-		)
-		ORDER BY s.run_id FOR NO KEY UPDATE;
-		IF FOUND THEN
-			WITH wanted AS (
-				SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
-				FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
-				GROUP BY w.run_id, w.node_id, w.generation, w.recovers
-			), woken AS (
-				UPDATE flowcraft_nodes n
-				SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
-					wake = CASE n.state WHEN 'child' THEN 'child' ELSE 'timer' END,
-					due_at = NULL,
-					child_status = coalesce(child.status, n.child_status)
-				FROM wanted w
-				JOIN flowcraft_nodes was
-					ON was.run_id = w.run_id AND was.node_id = w.node_id AND was.generation = w.generation AND was.recovers = w.recovers
-				JOIN flowcraft_statuses s ON s.run_id = w.run_id AND s.status IN ('running', 'awaiting')
-				LEFT JOIN flowcraft_statuses child ON child.run_id = was.child_run_id AND was.state = 'child'
-				WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
-					AND (
-						(n.state = 'waiting' AND n.due_at <= v_now)
-						OR (n.state = 'child' AND child.finished_at IS NOT NULL)
-					)
-				RETURNING w.ix, n.run_id,
-					-- Counted as waiting before: every wait, and a child that was known to wait.
-					CASE WHEN was.state = 'waiting' OR was.child_status = 'awaiting' THEN -1 ELSE 0 END AS waiting
-			)
-			SELECT array_agg(woken.ix), array_agg(woken.run_id), array_agg(woken.waiting)
-			INTO v_woken, v_woken_runs, v_woken_waiting FROM woken;
-			IF v_woken IS NOT NULL THEN
-				PERFORM flowcraft_settle_runs(v_woken_runs, array_fill(0, ARRAY[cardinality(v_woken)]), v_woken_waiting,
-					array_fill(0, ARRAY[cardinality(v_woken)]), array_fill(NULL::text, ARRAY[cardinality(v_woken)]));
-				v_claimed := v_claimed || v_woken;
-			END IF;
-		END IF;
-	END IF;
+	SELECT coalesce(array_agg(c.ix), '{}') || coalesce(v_woken, '{}') INTO v_claimed FROM claimed c;
 
 	-- 3. What the execution needs: the input that the last taken edge brought, the resume payload, the child's end.
 	RETURN QUERY

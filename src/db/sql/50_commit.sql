@@ -54,9 +54,9 @@ DECLARE
 BEGIN
 	committed := '{}'; repeated := '{}'; refused := '{}'; ended := '{}'; emitted := 0;
 
-	-- 1. The runs, in the order of their ids: whoever else changes one of them waits, and everything below sees what
-	--    is true now (each statement of a VOLATILE function has a fresh snapshot).
-	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.run_id FOR NO KEY UPDATE;
+	-- 1. The runs, parents before children, as a cancel locks them: whoever else changes one of them waits, and
+	--    everything below sees what is true now (each statement of a VOLATILE function has a fresh snapshot).
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.depth, s.run_id FOR NO KEY UPDATE;
 	v_now := clock_timestamp();
 
 	-- 2. A child whose blueprint nobody has registered cannot be started.
@@ -95,6 +95,7 @@ BEGIN
 			wait_key = g.wait_key,
 			wake = CASE g.outcome WHEN 'completed' THEN n.wake END,
 			resume = NULL,
+			reemits = CASE WHEN g.outcome IN ('completed', 'failed') THEN n.reemits ELSE 0 END,
 			unrunnable_since = NULL,
 			child_run_id = CASE g.outcome WHEN 'completed' THEN n.child_run_id WHEN 'failed' THEN n.child_run_id ELSE g.child_run_id END,
 			child_status = CASE g.outcome WHEN 'child' THEN 'running' END,
@@ -310,9 +311,9 @@ DECLARE
 	v_now timestamptz := clock_timestamp();
 	v_released int;
 BEGIN
-	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.run_id FOR NO KEY UPDATE;
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.depth, s.run_id FOR NO KEY UPDATE;
 	WITH released AS (
-		UPDATE flowcraft_nodes n SET state = 'ready',
+		UPDATE flowcraft_nodes n SET state = 'ready', claim_token = NULL, reemits = 0,
 			due_at = v_now + g.delay_ms * interval '1 millisecond',
 			emitted_at = v_now + g.delay_ms * interval '1 millisecond',
 			unrunnable_since = CASE WHEN p_unrunnable THEN coalesce(n.unrunnable_since, v_now) END

@@ -25,13 +25,13 @@ BEGIN
 	FROM flowcraft_nodes n WHERE n.run_id = p_run AND n.state = 'waiting';
 	IF p_node IS NULL THEN
 		IF (SELECT count(*) FROM flowcraft_nodes n
-			WHERE n.run_id = p_run AND n.state = 'waiting' AND n.wait::jsonb ->> 'reason' IS DISTINCT FROM 'timer') > 1
+			WHERE n.run_id = p_run AND n.state = 'waiting' AND flowcraft_jsonb(n.wait) ->> 'reason' IS DISTINCT FROM 'timer') > 1
 		THEN
 			outcome := 'ambiguous';
 			RETURN;
 		END IF;
 		SELECT n.node_id, n.generation, n.recovers INTO v_node FROM flowcraft_nodes n
-		WHERE n.run_id = p_run AND n.state = 'waiting' AND n.wait::jsonb ->> 'reason' IS DISTINCT FROM 'timer';
+		WHERE n.run_id = p_run AND n.state = 'waiting' AND flowcraft_jsonb(n.wait) ->> 'reason' IS DISTINCT FROM 'timer';
 	ELSE
 		SELECT n.node_id, n.generation, n.recovers INTO v_node FROM flowcraft_nodes n
 		WHERE n.run_id = p_run AND n.state = 'waiting' AND n.node_id = p_node
@@ -42,7 +42,7 @@ BEGIN
 		RETURN;
 	END IF;
 
-	UPDATE flowcraft_nodes n SET state = 'ready', wake = 'resume', resume = p_resume, due_at = NULL, emitted_at = v_now
+	UPDATE flowcraft_nodes n SET state = 'ready', wake = 'resume', resume = p_resume, due_at = NULL, emitted_at = v_now, reemits = 0
 	WHERE n.run_id = p_run AND n.node_id = v_node.node_id AND n.generation = v_node.generation AND n.recovers = v_node.recovers
 		AND n.state = 'waiting';
 	DELETE FROM flowcraft_outbox o

@@ -38,7 +38,8 @@ BEGIN
 END $$;
 
 -- What became of the rows that a relay took: p_done are deleted, p_failed come back after their delay. Rows that
--- another relay has taken since are left alone. Losing this in a crash only publishes again: asynchronous.
+-- another relay has taken since are left alone, and so are rows that are locked: by a cancel or a resume, which is about
+-- to delete them, in an order of its own. Losing this in a crash only publishes again: asynchronous.
 CREATE OR REPLACE FUNCTION flowcraft_settle_outbox(
 	p_token uuid, p_done bigint[], p_failed bigint[], p_delays bigint[], p_errors text[]
 ) RETURNS void
@@ -51,12 +52,18 @@ AS $$
 BEGIN
 	PERFORM set_config('synchronous_commit', 'off', true);
 	IF cardinality(p_done) > 0 THEN
-		DELETE FROM flowcraft_outbox o WHERE o.id = ANY (p_done) AND o.claim_token = p_token;
+		DELETE FROM flowcraft_outbox o USING (
+			SELECT ours.id FROM flowcraft_outbox ours WHERE ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
+		) AS ours
+		WHERE o.id = ours.id;
 	END IF;
 	IF cardinality(p_failed) > 0 THEN
 		UPDATE flowcraft_outbox o SET claim_token = NULL, claimed_until = NULL, failures = o.failures + 1, last_error = f.error,
 			due_at = clock_timestamp() + f.delay_ms * interval '1 millisecond'
-		FROM unnest(p_failed, p_delays, p_errors) AS f(id, delay_ms, error)
-		WHERE o.id = f.id AND o.claim_token = p_token;
+		FROM (
+			SELECT ours.id FROM flowcraft_outbox ours WHERE ours.id = ANY (p_failed) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
+		) AS ours
+		JOIN unnest(p_failed, p_delays, p_errors) AS f(id, delay_ms, error) ON f.id = ours.id
+		WHERE o.id = ours.id;
 	END IF;
 END $$;

@@ -47,7 +47,8 @@ BEGIN
 END $$;
 
 -- Emits again what can run but whose message is lost: a ready node, a timer, or a parent of an ended child that has no
--- row in the outbox although its grace has passed. The grace doubles with each emission, up to 64 times.
+-- row in the outbox although its grace has passed. The grace begins when the message was due or last emitted, and
+-- doubles with each emission, up to 64 times.
 -- p_backlog: messages wait in the broker. Then ours may be among them, and only a node that was passed by (one emitted
 -- a whole grace later runs already) counts as lost.
 CREATE OR REPLACE FUNCTION flowcraft_sweep_lost(p_stalled_ms bigint, p_backlog boolean, p_limit int) RETURNS int
@@ -102,7 +103,9 @@ BEGIN
 		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
 		FROM flowcraft_nodes n
 		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
-		WHERE n.state = 'waiting' AND n.due_at IS NOT NULL AND n.due_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+		WHERE n.state = 'waiting' AND n.due_at IS NOT NULL AND n.due_at < v_now - v_grace
+			AND greatest(n.due_at, n.emitted_at) < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND greatest(n.due_at, n.emitted_at) < v_passed - v_grace
 			AND NOT EXISTS (
 				SELECT FROM flowcraft_outbox o
 				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
@@ -112,7 +115,7 @@ BEGIN
 		LIMIT p_limit
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), emitted AS (
-		UPDATE flowcraft_nodes n SET reemits = least(n.reemits + 1, 32000)
+		UPDATE flowcraft_nodes n SET emitted_at = v_now, reemits = least(n.reemits + 1, 32000)
 		FROM lost l
 		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
 			AND n.state = 'waiting'
@@ -128,8 +131,9 @@ BEGIN
 		FROM flowcraft_nodes n
 		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
 		JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
-		WHERE n.state = 'child' AND n.child_run_id IS NOT NULL
-			AND child.finished_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+		WHERE n.state = 'child' AND n.child_run_id IS NOT NULL AND child.finished_at IS NOT NULL
+			AND greatest(child.finished_at, n.emitted_at) < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND greatest(child.finished_at, n.emitted_at) < v_passed - v_grace
 			AND NOT EXISTS (
 				SELECT FROM flowcraft_outbox o
 				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
@@ -138,7 +142,7 @@ BEGIN
 		LIMIT p_limit
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), emitted AS (
-		UPDATE flowcraft_nodes n SET reemits = least(n.reemits + 1, 32000)
+		UPDATE flowcraft_nodes n SET emitted_at = v_now, reemits = least(n.reemits + 1, 32000)
 		FROM lost l
 		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
 			AND n.state = 'child'
@@ -152,28 +156,45 @@ BEGIN
 	RETURN v_ready + v_timers + v_children;
 END $$;
 
--- Invariant 7, checked: counts the live nodes of up to p_limit live runs after p_after (in the order of their ids) that
--- nobody has changed for a minute, and sets right what does not agree. A repair is a defect of this software: the
--- caller logs it. `next` is where to go on, null at the end.
+-- Invariant 7, checked: looks at up to p_limit live runs after the run p_after, oldest first, counts the live nodes of
+-- those that nobody has changed for p_quiet_ms, and sets right what does not agree. A repair is a defect of this
+-- software: the caller logs it. `next` is where to go on, null at the end. However many runs have ended costs nothing.
 CREATE OR REPLACE FUNCTION flowcraft_sweep_runs(
 	p_after text, p_limit int, p_quiet_ms bigint, OUT repaired text[], OUT next text
 )
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
 #variable_conflict use_column
 DECLARE
-	v_run record;
+	v_after timestamptz := '-infinity';
+	v_run text;
 	v_counts record;
 BEGIN
 	repaired := '{}';
+	-- A run that is gone by now begins the round again.
+	SELECT s.created_at INTO v_after FROM flowcraft_statuses s WHERE s.run_id = p_after;
+	v_after := coalesce(v_after, '-infinity');
 	FOR v_run IN
-		SELECT s.run_id FROM flowcraft_statuses s
-		WHERE s.run_id > p_after AND s.finished_at IS NULL
-			AND s.updated_at < clock_timestamp() - p_quiet_ms * interval '1 millisecond'
-		ORDER BY s.run_id
+		SELECT page.run_id
+		FROM unnest(ARRAY['running', 'awaiting', 'paused']) AS live(status)
+		CROSS JOIN LATERAL (
+			SELECT s.run_id, s.created_at FROM flowcraft_statuses s
+			WHERE s.status = live.status AND s.finished_at IS NULL AND (s.created_at, s.run_id) > (v_after, p_after)
+			ORDER BY s.created_at, s.run_id LIMIT p_limit
+		) AS page
+		ORDER BY page.created_at, page.run_id
 		LIMIT p_limit
-		FOR NO KEY UPDATE SKIP LOCKED
 	LOOP
-		next := v_run.run_id;
+		next := v_run;
+		-- Somebody who is changing it right now is no stall.
+		PERFORM FROM flowcraft_statuses s
+		WHERE s.run_id = v_run AND s.finished_at IS NULL AND s.updated_at < clock_timestamp() - p_quiet_ms * interval '1 millisecond'
+		FOR NO KEY UPDATE SKIP LOCKED;
+		CONTINUE WHEN NOT FOUND;
 		SELECT
 			count(*) FILTER (WHERE n.state IN ('ready', 'running', 'waiting', 'child'))::int - s.live_count AS live,
 			count(*) FILTER (WHERE n.state = 'waiting' OR (n.state = 'child' AND n.child_status = 'awaiting'))::int - s.waiting_count AS waiting,
@@ -181,12 +202,12 @@ BEGIN
 			s.live_count
 		INTO v_counts
 		FROM flowcraft_statuses s LEFT JOIN flowcraft_nodes n ON n.run_id = s.run_id
-		WHERE s.run_id = v_run.run_id
+		WHERE s.run_id = v_run
 		GROUP BY s.run_id;
 		IF v_counts.live <> 0 OR v_counts.waiting <> 0 OR v_counts.failed <> 0 OR v_counts.live_count = 0 THEN
-			PERFORM flowcraft_settle_runs(ARRAY[v_run.run_id], ARRAY[v_counts.live], ARRAY[v_counts.waiting],
+			PERFORM flowcraft_settle_runs(ARRAY[v_run], ARRAY[v_counts.live], ARRAY[v_counts.waiting],
 				ARRAY[v_counts.failed], ARRAY[NULL::text]);
-			repaired := repaired || v_run.run_id;
+			repaired := repaired || v_run;
 		END IF;
 	END LOOP;
 END $$;

@@ -91,11 +91,11 @@ export async function startContainer(options: ContainerOptions): Promise<Private
 			pid = 0
 		},
 		async stop() {
-			await docker('stop', '--time', '30', name)
+			await docker('stop', '-t', '30', name)
 			pid = 0
 		},
 		async restart() {
-			await docker('restart', '--time', '30', name)
+			await docker('restart', '-t', '30', name)
 			await ready()
 		},
 		async remove() {

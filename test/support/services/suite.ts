@@ -74,12 +74,13 @@ export function createSuite(): Suite {
 			return name
 		})
 	let template = makeTemplate()
-	let asked = false
+	/** Of a server that we leave running, without our databases. */
+	let givenDatabaseUrl: string | undefined
 
 	return {
 		async postgres() {
-			asked = true
 			const { url } = await postgresServer()
+			if (url === process.env['TEST_DATABASE_URL']) givenDatabaseUrl = url
 			return { url, template: await template(), prefix }
 		},
 		rabbitMq,
@@ -88,9 +89,7 @@ export function createSuite(): Suite {
 			template = makeTemplate()
 		},
 		async close() {
-			const given = process.env['TEST_DATABASE_URL']
-			if (asked && given !== undefined && given !== '')
-				await asAdmin(given, (sql) => dropAll(sql, prefix))
+			if (givenDatabaseUrl !== undefined) await asAdmin(givenDatabaseUrl, (sql) => dropAll(sql, prefix))
 			await Promise.all(started.map((server) => server.remove()))
 		},
 	}
@@ -123,21 +122,24 @@ function once<T>(work: () => Promise<T>): () => Promise<T> {
 }
 
 async function dropAll(sql: Sql, prefix: string): Promise<void> {
-	const found = await sql<
-		{ name: string }[]
-	>`select datname as name from pg_database where starts_with(datname, ${prefix})`
-	for (const { name } of found) await sql.unsafe(`drop database if exists ${name} with (force)`)
+	for (const name of await ours(sql, prefix))
+		await sql.unsafe(`drop database if exists ${name} with (force)`)
 }
 
 async function dropAbandoned(sql: Sql): Promise<void> {
-	const found = await sql<
-		{ name: string }[]
-	>`select datname as name from pg_database where starts_with(datname, ${DATABASE_PREFIX})`
-	for (const { name } of found) {
+	for (const name of await ours(sql, DATABASE_PREFIX)) {
 		const createdAt = Number.parseInt(name.slice(DATABASE_PREFIX.length), 36)
 		if (Date.now() - createdAt > ABANDONED_MS)
 			await sql.unsafe(`drop database if exists ${name} with (force)`)
 	}
+}
+
+/** Those that this role may drop. */
+async function ours(sql: Sql, prefix: string): Promise<string[]> {
+	const found = await sql<{ name: string }[]>`
+		select datname as name from pg_database
+		where starts_with(datname, ${prefix}) and pg_has_role(datdba, 'usage')`
+	return found.map(({ name }) => name)
 }
 
 const DEFAULT_PORTS: Readonly<Record<string, number>> = {

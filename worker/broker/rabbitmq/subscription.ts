@@ -129,7 +129,7 @@ export class RabbitMqSubscription implements Subscription {
 			const alive = session.over === undefined
 			end('the subscription has ended')
 			// Whatever ended it, the queue is worth a look before the next attempt.
-			if (this.#isActive) 
+			if (this.#isActive) topology.forget(queue)
 			if (alive) await this.#giveBack(channel, consumerTag)
 			else closeQuietly(channel)
 		}
