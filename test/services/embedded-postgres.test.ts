@@ -1,12 +1,12 @@
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import postgres from 'postgres'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { noLogger } from '../../src/ports/logger.js'
 import { isAlive, readPostmaster, shutDown } from '../../worker/embedded/cluster.js'
 import { startEmbeddedPostgres } from '../../worker/embedded/postgres.js'
 import { freshFolder } from '../support/cleanup.js'
-import { type RunningProcess, spawnProcess } from '../support/process.js'
+import { type RunningProcess, spawnProcess, spawnProgram } from '../support/process.js'
 import { waitFor } from '../support/wait-for.js'
 
 const ENTRY = 'test/support/embedded-postgres.main.ts'
@@ -22,6 +22,7 @@ afterEach(async () => {
 	await Promise.all(owners.splice(0).map((owner) => owner.kill()))
 	const left = await readPostmaster(join(dataDir, 'postgres'))
 	if (left !== undefined) await shutDown(left.pid)
+	rmSync(dirname(dataDir), { recursive: true, force: true })
 })
 
 async function own(): Promise<RunningProcess> {
@@ -123,10 +124,31 @@ test('starts although postmaster.pid names a living stranger, as after a restart
 	const file = join(dataDir, 'postgres', 'postmaster.pid')
 	const text = readFileSync(file, 'utf8')
 	await server.stop()
-	writeFileSync(file, text.replace(/^\d+/, String(process.pid)))
+	// Of the server's own user: strangers of other users do not deceive Postgres.
+	const { uid, gid } = statSync(join(dataDir, 'postgres'))
+	const stranger = spawnProgram({ name: 'stranger', command: 'sleep', args: ['600'], ids: { uid, gid } })
+	writeFileSync(file, text.replace(/^\d+/, String(stranger.pid)))
+
 	const again = await startEmbeddedPostgres({ dataDir, log: noLogger })
 	expect(await addRow(again.url)).toBe(1)
 	await again.stop()
+	await stranger.kill()
+})
+
+test('starts on a folder whose first start was killed while it created the data', async () => {
+	const first = await own()
+	await waitFor(
+		'the data to be under way',
+		() =>
+			existsSync(dataDir) &&
+			readdirSync(dataDir, { recursive: true }).some((file) => String(file).endsWith('PG_VERSION')),
+		{ everyMs: 2 },
+	)
+	// With everything that it has started, as when a container is killed.
+	process.kill(-first.pid, 'SIGKILL')
+	await first.exited
+	const second = await own()
+	expect(await addRow(await urlOf(second))).toBe(1)
 })
 
 test('lets in only who knows the password, which only the owner of the folder can read', async () => {

@@ -27,7 +27,7 @@ async function startEarly(suite: Suite, files: readonly string[]): Promise<void>
 	const sources = await Promise.all(files.map((file) => readFile(file, 'utf8').catch(() => '')))
 	const mentioned = (pattern: RegExp): boolean => sources.some((source) => pattern.test(source))
 	const early = [
-		...(mentioned(/\b(freshDatabase|startEngine)\(/) ? [suite.postgres()] : []),
+		...(mentioned(/\b(freshDatabase|startEngine|createCore)\(/) ? [suite.postgres()] : []),
 		...(mentioned(/\bredis\(/) ? [suite.redis()] : []),
 		...(mentioned(/\brabbitMq\(/) ? [suite.rabbitMq()] : []),
 	]

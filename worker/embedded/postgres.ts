@@ -292,7 +292,7 @@ class Server {
 				const [row] = await session<
 					{ owned: boolean }[]
 				>`select pg_try_advisory_lock(${OWNER_LOCK}) as owned`
-				return session
+				if (row?.owned === true) return session
 				if (Date.now() > deadline) break
 				await delay(50)
 			}

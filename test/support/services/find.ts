@@ -2,12 +2,11 @@
  * Where a server comes from when the tests need a private one: programs on this machine, else Docker, else (as root
  * on Debian or Ubuntu) the distribution's package, else a sentence that says what to do.
  */
-import { execFile, spawn } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { constants } from 'node:fs'
 import { access, chmod, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
-import { once } from 'node:events'
 
 const run = promisify(execFile)
 
@@ -122,14 +121,8 @@ async function installNow(aptPackage: string): Promise<void> {
 }
 
 async function aptGet(...args: string[]): Promise<void> {
-	const child = spawn('apt-get', ['-o', 'DPkg::Lock::Timeout=120', '-qq', ...args], {
+	await run('apt-get', ['-o', 'DPkg::Lock::Timeout=120', '-qq', ...args], {
 		env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
-		stdio: ['ignore', 'ignore', 'pipe'],
+		maxBuffer: 64_000_000,
 	})
-	let complaints = ''
-	child.stderr.on('data', (chunk: Buffer) => {
-		complaints = (complaints + chunk.toString()).slice(-2_000)
-	})
-	const [code] = (await once(child, 'close')) as [number | null]
-	if (code !== 0) throw new Error(`apt-get ${args.join(' ')}: exit code ${code}. ${complaints.trim()}`)
 }
