@@ -38,7 +38,7 @@ export function openForRequest(
 }
 
 /** The pool, with a deadline on everything that is run through `query`. */
-export function withDeadlines({ sql }: Database, deadlineMs: number): Executor {
+function withDeadlines({ sql }: Database, deadlineMs: number): Executor {
 	return new Proxy(sql, {
 		get(target, property) {
 			const member: unknown = Reflect.get(target, property)

@@ -177,9 +177,11 @@ async function parseRequest(
 	const call: Record<string, unknown> = {}
 	if (params !== undefined) call['params'] = check('path', params, c.req.param())
 	if (query !== undefined) {
-		const given = Object.entries(c.req.queries()).map(
-			([name, values]) => [name, values.length > 1 ? values : values[0]] as const,
-		)
+		// A parameter without a value (`?status=&tag=x`) is one that was not given.
+		const given = Object.entries(c.req.queries()).flatMap(([name, all]) => {
+			const values = all.filter((value) => value !== '')
+			return values.length === 0 ? [] : [[name, values.length > 1 ? values : values[0]] as const]
+		})
 		call['query'] = check('query', query, Object.fromEntries(given))
 	}
 	if (headers !== undefined) {

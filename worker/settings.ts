@@ -83,7 +83,7 @@ export function readAllInOneSettings(env: Environment): { settings: AllInOneSett
  * @throws EnvironmentError if it cannot be loaded, or exports no blueprints
  */
 export async function loadWorkflows(path: string | undefined): Promise<WorkflowsModule> {
-	if (path === undefined) return (await import('./workflows/index.js')) as WorkflowsModule
+	if (path === undefined) return import('./workflows/index.js')
 	const url = pathToFileURL(resolve(path)).href
 	let module: WorkflowsModule & { default?: WorkflowsModule }
 	try {

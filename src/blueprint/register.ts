@@ -17,7 +17,14 @@ export interface RegisteredBlueprint {
 }
 
 /** Provided by every worker, whatever its registry holds. */
-export const BUILT_IN_USES: ReadonlySet<string> = new Set(['subflow', 'sleep', 'wait'])
+export const BUILT_IN_USES: ReadonlySet<string> = new Set([
+	'subflow',
+	'sleep',
+	'wait',
+	'loop-controller',
+	'batch-scatter',
+	'batch-gather',
+])
 
 /**
  * Stores a version of a blueprint, by content, and makes it current if its content is new. A known content changes
@@ -31,7 +38,7 @@ export async function registerBlueprint(db: Executor, input: unknown): Promise<R
 	const hash = await contentHash(canonicalJson(blueprint))
 	const graph = createGraph(blueprint)
 	const version = blueprint.metadata?.version ?? null
-	const uses = [...new Set(blueprint.nodes.map((node) => node.uses))].filter((key) => !BUILT_IN_USES.has(key))
+	const uses = usesOf(blueprint).filter((key) => !BUILT_IN_USES.has(key))
 	const [row] = await query<{ outcome: 'created' | 'known' | 'version_taken'; unknown_uses: string }>(
 		db,
 		`select outcome, to_json(unknown_uses)::text as unknown_uses from flowcraft_register_blueprint(
@@ -50,6 +57,12 @@ export async function registerBlueprint(db: Executor, input: unknown): Promise<R
 		created: row.outcome === 'created',
 		warnings: (JSON.parse(row.unknown_uses) as string[]).map((key) => `No worker has offered an implementation of '${key}' yet.`),
 	}
+}
+
+/** Every key that a run may need an implementation for: of the nodes, and of the items of batches. */
+function usesOf(blueprint: WorkflowBlueprint): string[] {
+	const workers = blueprint.nodes.map((node) => (node.uses === 'batch-scatter' ? (node.params?.['workerUsesKey'] as unknown) : undefined))
+	return [...new Set([...blueprint.nodes.map((node) => node.uses), ...workers.filter((key) => typeof key === 'string')])]
 }
 
 /** Remembers which `uses` keys somebody can run. */

@@ -1,9 +1,10 @@
 /**
  * What a blueprint must be to be registered. Every fault is listed, none is guessed around.
  */
-import type { WorkflowBlueprint } from 'flowcraft'
+import type { NodeDefinition, WorkflowBlueprint } from 'flowcraft'
 import { z } from 'zod'
 import { InvalidInputError, type Fault } from '../errors.js'
+import { createGraph } from './graph.js'
 
 /** Postgres keeps these in text columns, and every log line and URL carries them. */
 const identifier = z
@@ -12,7 +13,7 @@ const identifier = z
 	.max(256, 'must not be longer than 256 characters')
 	.refine((id) => !id.includes('\u0000') && id.isWellFormed(), 'must not contain NUL or half of a surrogate pair')
 
-const duration = z.number().finite().min(0, 'must not be negative')
+const duration = z.number().min(0, 'must not be negative')
 
 const nodeSchema = z.object({
 	id: identifier,
@@ -49,12 +50,7 @@ export const blueprintSchema = z.object({
 })
 
 /** Constructs of Flowcraft that this version cannot run yet: refused here rather than run wrongly. */
-const UNSUPPORTED_USES = new Map([
-	['loop-controller', 'loops'],
-	['batch-scatter', 'batches'],
-	['batch-gather', 'batches'],
-	['webhook', 'webhooks'],
-])
+const UNSUPPORTED_USES = new Map([['webhook', 'webhooks']])
 
 /**
  * The blueprint with nothing in it but what Flowcraft defines.
@@ -86,6 +82,7 @@ function structuralFaults(blueprint: WorkflowBlueprint): Fault[] {
 		if (construct !== undefined) {
 			faults.push({ path: `/nodes/${position}/uses`, message: `${construct} ('${node.uses}') are not supported in this version` })
 		}
+		faults.push(...constructFaults(blueprint, node).map(({ path, message }) => ({ path: `/nodes/${position}${path}`, message })))
 		if (node.uses === 'subflow' && typeof node.params?.['blueprintId'] !== 'string') {
 			faults.push({ path: `/nodes/${position}/params/blueprintId`, message: 'a subflow must name its blueprint' })
 		}
@@ -98,17 +95,38 @@ function structuralFaults(blueprint: WorkflowBlueprint): Fault[] {
 	faults.push(...fallbackFaults(blueprint, places))
 	if (faults.length > 0) return faults
 
-	const cycle = findCycle(blueprint)
-	if (cycle !== undefined) {
-		faults.push({ path: '/edges', message: `cycles are not supported in this version: ${cycle.join(' → ')}` })
-	} else if (blueprint.nodes.every((node) => isTargeted(blueprint, node.id))) {
+	if (createGraph(blueprint).startNodes.length === 0) {
 		faults.push({ path: '/nodes', message: 'no node can start: each has an incoming edge or is a fallback' })
 	}
 	return faults
 }
 
-const isTargeted = (blueprint: WorkflowBlueprint, id: string): boolean =>
-	blueprint.edges.some((edge) => edge.target === id) || blueprint.nodes.some((node) => node.config?.fallback === id)
+/** What the engine's own nodes need to make sense. */
+function constructFaults(blueprint: WorkflowBlueprint, node: NodeDefinition): Fault[] {
+	const faults: Fault[] = []
+	switch (node.uses) {
+		case 'loop-controller':
+			if (typeof node.params?.['condition'] !== 'string') faults.push({ path: '/params/condition', message: 'a loop must have a condition' })
+			if (!blueprint.edges.some((edge) => edge.source === node.id && edge.action === 'continue')) {
+				faults.push({ path: '/id', message: `loop '${node.id}' has no edge with the action 'continue' to the start of its body` })
+			}
+			break
+		case 'batch-scatter': {
+			if (typeof node.params?.['workerUsesKey'] !== 'string') {
+				faults.push({ path: '/params/workerUsesKey', message: 'a batch must name the implementation that its items run' })
+			}
+			const gatherId: unknown = node.params?.['gatherNodeId']
+			if (!blueprint.nodes.some((other) => other.id === gatherId && other.uses === 'batch-gather')) {
+				faults.push({ path: '/params/gatherNodeId', message: `there is no batch-gather node '${String(gatherId)}'` })
+			}
+			break
+		}
+		case 'batch-gather':
+			if (typeof node.params?.['outputKey'] !== 'string') faults.push({ path: '/params/outputKey', message: 'a batch must say where its results go' })
+			break
+	}
+	return faults
+}
 
 function fallbackFaults(blueprint: WorkflowBlueprint, places: ReadonlyMap<string, number>): Fault[] {
 	const faults: Fault[] = []
@@ -131,36 +149,4 @@ function fallbackFaults(blueprint: WorkflowBlueprint, places: ReadonlyMap<string
 		}
 	})
 	return faults
-}
-
-/** Some cycle, as the ids along it, found without recursion (blueprints may be ten thousand nodes deep). */
-function findCycle(blueprint: WorkflowBlueprint): string[] | undefined {
-	const targets = new Map<string, string[]>(blueprint.nodes.map((node) => [node.id, []]))
-	for (const edge of blueprint.edges) targets.get(edge.source)?.push(edge.target)
-	const done = new Set<string>()
-	for (const start of targets.keys()) {
-		if (done.has(start)) continue
-		const path: string[] = [start]
-		const onPath = new Set(path)
-		const progress = [0]
-		while (path.length > 0) {
-			const node = path[path.length - 1] as string
-			const position = progress[progress.length - 1] as number
-			const next = targets.get(node)?.[position]
-			progress[progress.length - 1] = position + 1
-			if (next === undefined) {
-				done.add(node)
-				onPath.delete(node)
-				path.pop()
-				progress.pop()
-			} else if (onPath.has(next)) {
-				return [...path.slice(path.indexOf(next)), next]
-			} else if (!done.has(next)) {
-				path.push(next)
-				onPath.add(next)
-				progress.push(0)
-			}
-		}
-	}
-	return undefined
 }

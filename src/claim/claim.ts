@@ -32,6 +32,8 @@ export interface ClaimedNode {
 	/** How deep the run is nested in parents. */
 	readonly depth: number
 	readonly traceparent: string | null
+	/** Of a node that the blueprint does not have, JSON object. */
+	readonly dynamic: string | null
 }
 
 /**
@@ -64,6 +66,7 @@ interface ClaimRow extends Record<string, unknown> {
 	blueprint_hash: string
 	depth: number
 	traceparent: string | null
+	dynamic: string | null
 }
 
 /** Claims any number of jobs in one statement. Outcomes come in the order of `keys`. */
@@ -108,6 +111,7 @@ function claimedNode(key: NodeKey, row: ClaimRow): ClaimedNode {
 		blueprintHash: row.blueprint_hash,
 		depth: row.depth,
 		traceparent: row.traceparent,
+		dynamic: row.dynamic,
 	}
 }
 
@@ -138,6 +142,24 @@ export async function releaseNodes(db: Executor, claims: readonly ReleasedClaim[
 		],
 	)
 	return row?.released ?? 0
+}
+
+/**
+ * What stands in this worker's name, claimed longer than `olderThanMs` ago. Whoever does not have it in hand has to give
+ * it back: the answer to a claim may be lost, a release may fail, and while the worker lives no sweep takes it away.
+ */
+export async function heldNodes(db: Executor, workerId: string, olderThanMs: number): Promise<{ key: NodeKey; token: string }[]> {
+	const rows = await query<{ run_id: string; node_id: string; generation: string; recovers: string; claim_token: string }>(
+		db,
+		`select run_id, node_id, generation, recovers, claim_token::text as claim_token from flowcraft_nodes
+		where worker_id = $1::text::uuid and state = 'running'
+			and claimed_at < clock_timestamp() - $2::bigint * interval '1 millisecond'`,
+		[workerId, Math.round(olderThanMs)],
+	)
+	return rows.map((row) => ({
+		key: { runId: row.run_id, nodeId: row.node_id, generation: row.generation, recovers: row.recovers },
+		token: row.claim_token,
+	}))
 }
 
 /** Of these runs, those that have ended, by cancel or otherwise: their nodes should stop. */

@@ -2,6 +2,7 @@
  * The commit of finished nodes: plans in, one statement out. `src/db/sql/50_commit.sql` applies it.
  */
 import { type Executor, query, textArray } from '../db/query.js'
+import { type DynamicNode, writeDynamic } from '../plan/dynamic.js'
 import type { NodeKey } from '../plan/node-key.js'
 
 /** Where a stored input comes from; the outputs of this commit's node, or a value as the codec wrote it. */
@@ -12,7 +13,7 @@ export interface NodeCommit {
 	readonly key: NodeKey
 	/** The claim: without it nothing of this is applied. */
 	readonly token: string
-	readonly outcome: 'completed' | 'failed' | 'retry' | 'waiting' | 'child'
+	readonly outcome: 'completed' | 'failed' | 'retry' | 'waiting' | 'child' | 'pending'
 	readonly output?: string | null
 	readonly action?: string | undefined
 	/** JSON object. */
@@ -27,7 +28,17 @@ export interface NodeCommit {
 	readonly childRunId?: string
 	readonly childBlueprint?: string
 	readonly childInput?: readonly (readonly [key: string, text: string])[]
-	readonly next?: readonly { nodeId: string; generation: string; recovers: string; edge: number; input: StoredInput }[]
+	readonly next?: readonly {
+		nodeId: string
+		generation: string
+		recovers: string
+		edge: number
+		input: StoredInput
+		/** Of nodes that the blueprint does not have. */
+		dynamic?: DynamicNode | undefined
+	}[]
+	/** Joins that wait for more sources than the blueprint's. */
+	readonly raises?: readonly { nodeId: string; generation: string; expected: number; by: number }[]
 	readonly arrivals?: readonly {
 		nodeId: string
 		generation: string
@@ -36,6 +47,8 @@ export interface NodeCommit {
 		expected: number
 		edge: number
 		input: StoredInput
+		held?: readonly { source: string; generation: string }[]
+		holdsFor?: string | undefined
 	}[]
 	readonly recovered?: readonly { nodeId: string; generation: string; recovers: string }[]
 	/** Context keys with their values; null deletes. */
@@ -45,7 +58,7 @@ export interface NodeCommit {
 /**
  * - `committed`: applied now.
  * - `repeated`: applied before, by an earlier try whose answer was lost.
- * - `refused`: the child's blueprint does not exist; nothing of this node was applied.
+ * - `refused`: it contradicts the run (`refusals` says how); nothing of this node was applied.
  * - `lost`: the claim is somebody else's by now, or the run has ended. Nothing was applied, and nothing should be.
  */
 export type CommitOutcome = 'committed' | 'repeated' | 'refused' | 'lost'
@@ -53,6 +66,8 @@ export type CommitOutcome = 'committed' | 'repeated' | 'refused' | 'lost'
 export interface CommitResult {
 	/** One per commit, in order. */
 	readonly outcomes: readonly CommitOutcome[]
+	/** Why the refused ones were, by their place. */
+	readonly refusals: ReadonlyMap<number, string>
 	/** Runs that have ended by this. */
 	readonly ended: readonly string[]
 	/** Rows added to the outbox. */
@@ -72,7 +87,7 @@ export async function commitNodes(db: Executor, commits: readonly NodeCommit[]):
 		columns.map(({ values }) => textArray(values)),
 	)
 	if (row === undefined) throw new Error('flowcraft_commit answered nothing')
-	const answer = JSON.parse(row.answer) as { committed: number[]; repeated: number[]; refused: number[]; ended: string[]; emitted: number }
+	const answer = JSON.parse(row.answer) as { committed: number[]; repeated: number[]; refused: number[]; refusals: string[]; ended: string[]; emitted: number }
 	const outcomes = commits.map((): CommitOutcome => 'lost')
 	const mark = (numbers: readonly number[], outcome: CommitOutcome): void => {
 		for (const number of numbers) outcomes[number - 1] = outcome
@@ -80,7 +95,8 @@ export async function commitNodes(db: Executor, commits: readonly NodeCommit[]):
 	mark(answer.repeated, 'repeated')
 	mark(answer.refused, 'refused')
 	mark(answer.committed, 'committed')
-	return { outcomes, ended: answer.ended, emitted: answer.emitted }
+	const refusals = new Map(answer.refused.map((number, position) => [number - 1, answer.refusals[position] ?? '']))
+	return { outcomes, refusals, ended: answer.ended, emitted: answer.emitted }
 }
 
 /** In the order of the function's parameters. */
@@ -90,7 +106,9 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 	const each = <T>(pick: (commit: NodeCommit) => T): T[] => commits.map(pick)
 
 	const next = flatten(commits, (commit) => commit.next)
+	const raises = flatten(commits, (commit) => commit.raises)
 	const arrivals = flatten(commits, (commit) => commit.arrivals)
+	const held = arrivals.flatMap(({ item }, position) => (item.held ?? []).map((each) => ({ arrival: position + 1, ...each })))
 	const recovered = flatten(commits, (commit) => commit.recovered)
 	const writes = flatten(commits, (commit) => commit.writes)
 	const childInput = flatten(commits, (commit) => commit.childInput)
@@ -132,6 +150,13 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 		text(next.map(({ item }) => item.recovers)),
 		int(next.map(({ item }) => item.edge)),
 		...inputs(next),
+		text(next.map(({ item }) => writeDynamic(item.dynamic))),
+
+		int(raises.map(({ of }) => of)),
+		text(raises.map(({ item }) => item.nodeId)),
+		text(raises.map(({ item }) => item.generation)),
+		int(raises.map(({ item }) => item.expected)),
+		int(raises.map(({ item }) => item.by)),
 
 		int(arrivals.map(({ of }) => of)),
 		text(arrivals.map(({ item }) => item.nodeId)),
@@ -141,6 +166,11 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 		int(arrivals.map(({ item }) => item.expected)),
 		int(arrivals.map(({ item }) => item.edge)),
 		...inputs(arrivals),
+		text(arrivals.map(({ item }) => item.holdsFor)),
+
+		int(held.map(({ arrival }) => arrival)),
+		text(held.map(({ source }) => source)),
+		text(held.map(({ generation }) => generation)),
 
 		int(recovered.map(({ of }) => of)),
 		text(recovered.map(({ item }) => item.nodeId)),

@@ -47,7 +47,7 @@ export function createValueCodec(serializer?: ISerializer): ValueCodec {
 		decode(text) {
 			if (text === null) return undefined
 			const value: unknown = JSON.parse(text)
-			if (custom !== undefined && isWrapped(value)) return custom.deserialize(value.$serialized)['v']
+			if (custom !== undefined && isWrapped(value)) return custom.deserialize(value.$serialized)['v'] as unknown
 			return value
 		},
 	}

@@ -229,6 +229,11 @@ export const nodes = pgTable(
 		waitKey: text(),
 		/** What it was resumed with, JSON object: `{ output?, action? }`. */
 		resume: text(),
+		/**
+		 * Of a node that the blueprint does not have, JSON object: its definition, the node of the blueprint in whose place
+		 * it runs, and the gather that waits for it. Also of the fallback of such a node.
+		 */
+		dynamic: text(),
 		childRunId: bytes(),
 		/** The child's status when its parent last heard of it. */
 		childStatus: text().$type<RunStatus>(),

@@ -3,8 +3,7 @@
  * planning itself reads nothing.
  */
 import { type IEvaluator, PropertyEvaluator } from 'flowcraft'
-import type { GraphEdge } from '../blueprint/graph.js'
-import type { BlueprintGraph } from '../blueprint/graph.js'
+import type { BlueprintGraph, GraphEdge } from '../blueprint/graph.js'
 
 /** Context keys to load, or everything: evaluators other than Flowcraft's own may look anywhere. */
 export type NeededKeys = readonly string[] | 'all'

@@ -2,16 +2,20 @@
  * The planner: what follows when a node has finished. A pure function of the blueprint and of what happened; the
  * commit function applies its answer under the run's lock, and only there are joins counted.
  */
-import type { IEvaluator } from 'flowcraft'
+import type { IEvaluator, NodeDefinition, NodeResult } from 'flowcraft'
 import { type BlueprintGraph, type GraphEdge, isAllJoin } from '../blueprint/graph.js'
+import { checkDynamicNodes, type DynamicNode } from './dynamic.js'
 import { transformedKey } from './expressions.js'
 import { recoveredBy, recoversOf } from './node-key.js'
+import { expectationOf, generationAcross, holdsFor, leavesLoop } from './turns.js'
 
 /** A node within its run. */
 export interface PlannedNode {
 	readonly nodeId: string
 	readonly generation: string
 	readonly recovers: string
+	/** Of a node that the blueprint does not have, and of its fallback. */
+	readonly dynamic?: DynamicNode | undefined
 }
 
 /** Where a node's default input comes from: the output of the node that has just finished, or a transformed value. */
@@ -32,13 +36,27 @@ export interface Arrival {
 	readonly taken: boolean
 	/** How many sources have to arrive. */
 	readonly expected: number
+	/** Arrivals from outside the join's loop that hold for this generation, under the generation of their own. */
+	readonly held: readonly { readonly source: string; readonly generation: string }[]
+	/** This arrival holds for every generation that begins with this; undefined: for its own only. */
+	readonly holdsFor: string | undefined
 	/** Blueprint index of the last taken edge, -1 if none was. */
 	readonly edge: number
 	readonly input: PlannedInput
 }
 
+/** A join that waits for more sources than the blueprint's. */
+export interface Raise {
+	readonly nodeId: string
+	readonly generation: string
+	/** How many sources it waits for by the blueprint. */
+	readonly expected: number
+	readonly by: number
+}
+
 export interface Plan {
 	readonly next: readonly NextNode[]
+	readonly raises: readonly Raise[]
 	readonly arrivals: readonly Arrival[]
 	/** Failed nodes that this one, their fallback, has recovered. */
 	readonly recovered: readonly PlannedNode[]
@@ -67,31 +85,38 @@ export function edgesOf(graph: BlueprintGraph, node: PlannedNode): readonly Grap
 export function planCompletion(
 	graph: BlueprintGraph,
 	node: PlannedNode,
-	result: { readonly output?: unknown; readonly action?: string },
+	result: Pick<NodeResult, 'output' | 'action' | 'dynamicNodes'>,
 	scope: Scope,
 ): Plan {
+	const added = planDynamicNodes(graph, node, result.dynamicNodes ?? [], gatherOf(result.output))
 	const edges = edgesOf(graph, node)
-	const taken = new Set(takenEdges(edges, result, scope))
+	const isController = graph.nodes.get(node.nodeId)?.uses === 'loop-controller'
+	const taken = new Set(takenEdges(edges, result, scope, isController))
 
-	const next: NextNode[] = []
-	const arrivals: Arrival[] = []
+	const next: NextNode[] = [...added.next]
+	const arrivals: Arrival[] = arrivalAtGather(node)
 	for (const [target, incoming] of byTarget(edges)) {
-		if (!isAllJoin(graph, target)) {
+		const waitsForAdded = added.raises.some((raise) => raise.nodeId === target)
+		if (!isAllJoin(graph, target) && !waitsForAdded) {
 			const edge = incoming.findLast((candidate) => taken.has(candidate))
 			if (edge !== undefined) {
-				next.push({ nodeId: target, generation: node.generation, recovers: '', edge: edge.index, input: inputBy(graph, edge, result, scope) })
+				const generation = generationAcross(graph, placeOf(node), target)
+				next.push({ nodeId: target, generation, recovers: '', edge: edge.index, input: inputBy(graph, edge, result, scope) })
 			}
 			continue
 		}
+		const generation = generationAcross(graph, placeOf(node), target)
+		const expectation = expectationOf(graph, target, generation)
 		// One arrival per source, however many edges lead from it to the join.
-		const expected = graph.predecessors.get(target)?.size ?? 0
 		for (const source of new Set(incoming.map((edge) => edge.source))) {
 			const edge = incoming.findLast((candidate) => candidate.source === source && taken.has(candidate))
+			if (edge === undefined && leavesLoop(graph, source, target)) continue
 			arrivals.push({
 				nodeId: target,
-				generation: node.generation,
+				generation,
 				source,
-				expected,
+				...expectation,
+				holdsFor: holdsFor(graph, source, target, generation),
 				taken: edge !== undefined,
 				edge: edge?.index ?? -1,
 				input: edge === undefined ? { type: 'none' } : inputBy(graph, edge, result, scope),
@@ -105,30 +130,92 @@ export function planCompletion(
 		generation: node.generation,
 		recovers: recoversOf(chain.slice(position + 1)),
 	}))
-	return { next, arrivals, recovered, taken: [...taken] }
+	return { next, raises: added.raises, arrivals, recovered, taken: [...taken] }
+}
+
+/** A gather adds nodes and waits for them in turn, before it completes. */
+export function planMore(graph: BlueprintGraph, node: PlannedNode, definitions: readonly NodeDefinition[]): Plan {
+	const { next, raises } = planDynamicNodes(graph, node, definitions, node.nodeId)
+	return { ...NOTHING, next, raises }
+}
+
+function planDynamicNodes(
+	graph: BlueprintGraph,
+	node: PlannedNode,
+	definitions: readonly NodeDefinition[],
+	gatherId: string | undefined,
+): Pick<Plan, 'next' | 'raises'> {
+	if (definitions.length === 0) return { next: [], raises: [] }
+	const place = node.dynamic?.place ?? node.nodeId
+	let gather: Raise | undefined
+	if (gatherId !== undefined) {
+		if (!graph.nodes.has(gatherId)) throw new Error(`Node '${node.nodeId}' adds nodes to '${gatherId}', which is no node of the blueprint`)
+		const generation = gatherId === node.nodeId ? node.generation : generationAcross(graph, placeOf(node), gatherId)
+		gather = { nodeId: gatherId, generation, expected: expectationOf(graph, gatherId, generation).expected, by: definitions.length }
+	}
+	return {
+		next: checkDynamicNodes(graph, node.nodeId, definitions).map((definition) => ({
+			nodeId: definition.id,
+			generation: node.generation,
+			recovers: '',
+			edge: -1,
+			input: { type: 'none' },
+			dynamic: { definition, place, ...(gather === undefined ? {} : { gather: { nodeId: gather.nodeId, generation: gather.generation } }) },
+		})),
+		raises: gather === undefined ? [] : [gather],
+	}
+}
+
+/** As in process: the output names the gather that waits for the added nodes. */
+function gatherOf(output: unknown): string | undefined {
+	const gatherId: unknown = typeof output === 'object' && output !== null && 'gatherNodeId' in output ? output.gatherNodeId : undefined
+	return typeof gatherId === 'string' ? gatherId : undefined
+}
+
+/** A node that was added arrives at the gather that waits for it; its fallback arrives in its name. */
+function arrivalAtGather({ nodeId, recovers, dynamic }: PlannedNode): Arrival[] {
+	if (dynamic?.gather === undefined) return []
+	const source = recoveredBy(recovers).at(-1) ?? nodeId
+	return [{ ...dynamic.gather, source, taken: true, expected: 0, held: [], holdsFor: undefined, edge: -1, input: { type: 'none' } }]
+}
+
+/** Where in the blueprint it stands. */
+function placeOf(node: PlannedNode): PlannedNode {
+	return node.dynamic === undefined ? node : { nodeId: node.dynamic.place, generation: node.generation, recovers: '' }
 }
 
 /** A node has failed for good: its branch ends, unless it has a fallback and the error is not fatal. */
 export function planFailure(graph: BlueprintGraph, node: PlannedNode, error: { readonly isFatal: boolean }): Plan {
-	const fallback = graph.nodes.get(node.nodeId)?.config?.fallback
-	if (fallback === undefined || error.isFatal) return { next: [], arrivals: [], recovered: [], taken: [] }
+	const fallback = (node.dynamic?.definition ?? graph.nodes.get(node.nodeId))?.config?.fallback
+	if (fallback === undefined || error.isFatal) return NOTHING
 	const recovers = recoversOf([node.nodeId, ...recoveredBy(node.recovers)])
-	return {
-		next: [{ nodeId: fallback, generation: node.generation, recovers, edge: -1, input: { type: 'none' } }],
-		arrivals: [],
-		recovered: [],
-		taken: [],
-	}
+	// A fallback is a node of the blueprint; it keeps what it has to do for the one that it stands in for.
+	const dynamic = node.dynamic === undefined ? undefined : withoutDefinition(node.dynamic)
+	return { ...NOTHING, next: [{ nodeId: fallback, generation: node.generation, recovers, edge: -1, input: { type: 'none' }, dynamic }] }
 }
 
-/** Edges of the result's action; if none of them is taken, edges without an action. */
+function withoutDefinition({ place, gather }: DynamicNode): DynamicNode {
+	return { place, ...(gather === undefined ? {} : { gather }) }
+}
+
+const NOTHING: Plan = { next: [], raises: [], arrivals: [], recovered: [], taken: [] }
+
+/**
+ * Edges of the result's action; if none of them is taken, edges without an action. Of a loop's controller, edges whose
+ * condition holds come before both.
+ */
 function takenEdges(
 	edges: readonly GraphEdge[],
 	result: { readonly output?: unknown; readonly action?: string },
 	scope: Scope,
+	isController: boolean,
 ): GraphEdge[] {
 	const holds = (edge: GraphEdge): boolean =>
 		edge.condition === undefined || edge.condition === '' || Boolean(scope.evaluator.evaluate(edge.condition, { ...scope.context, result }))
+	if (isController) {
+		const matching = edges.filter((edge) => edge.condition && holds(edge))
+		if (matching.length > 0) return matching
+	}
 	if (result.action) {
 		const matching = edges.filter((edge) => edge.action === result.action && holds(edge))
 		if (matching.length > 0) return matching

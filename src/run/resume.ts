@@ -23,7 +23,12 @@ export interface ResumedRun {
  * Ends the wait of one node; a worker continues from there.
  * @throws NotFoundError; ConflictError when nothing waits, or several nodes do and none was named
  */
-export async function resumeRun(db: Executor, runId: string, input: ResumeInput = {}, codec: ValueCodec = createValueCodec()): Promise<ResumedRun> {
+export async function resumeRun(
+	db: Executor,
+	runId: string,
+	input: ResumeInput = {},
+	codec: ValueCodec = createValueCodec(),
+): Promise<ResumedRun> {
 	const resume = JSON.stringify({
 		...(input.action === undefined ? {} : { action: input.action }),
 		// As text: what stands in the database is what the codec wrote.
@@ -38,7 +43,8 @@ export async function resumeRun(db: Executor, runId: string, input: ResumeInput 
 	if (row === undefined || row.outcome === 'unknown') throw new NotFoundError(`There is no run '${runId}'.`)
 	if (row.outcome === 'resumed') return { runId, nodeId: row.node_id, status: row.status }
 	const waiting = (JSON.parse(row.waiting) as string[]).map((id) => `'${id}'`).join(', ')
-	if (row.outcome === 'ambiguous') throw new ConflictError(`Several nodes of run '${runId}' wait: name one of ${waiting} as nodeId.`)
+	if (row.outcome === 'ambiguous')
+		throw new ConflictError(`Several nodes of run '${runId}' wait: name one of ${waiting} as nodeId.`)
 	const subject = input.nodeId === undefined ? 'Nothing waits' : `Node '${input.nodeId}' does not wait`
 	throw new ConflictError(
 		`${subject} in run '${runId}', which is ${row.status}.${waiting === '' ? '' : ` These nodes wait: ${waiting}.`}`,

@@ -71,7 +71,7 @@ export async function startRun(db: Executor, input: StartRunInput, codec: ValueC
 						version: input.version,
 						runId: input.runId,
 						tags: input.tags,
-						input: keys.map((key, position) => [key, values[position]]).sort(),
+						input: Object.fromEntries(keys.map((key, position) => [key, values[position]])),
 					}),
 				)
 	const stored = keys.map((key, position) => ({ key, value: values[position] })).filter(({ value }) => value !== null)

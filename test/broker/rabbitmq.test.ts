@@ -1,15 +1,21 @@
 import { randomUUID } from 'node:crypto'
 import { type Channel, type ChannelModel, connect } from 'amqplib'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import type { Broker, Delivery, OutboundMessage, PublishOutcome, Subscription } from '../../src/ports/broker.js'
+import type {
+	Broker,
+	Delivery,
+	OutboundMessage,
+	PublishOutcome,
+	Subscription,
+} from '../../src/ports/broker.js'
 import { type Logger, noLogger } from '../../src/ports/logger.js'
 import { createRabbitMqBroker, type RabbitMqBrokerOptions } from '../../worker/broker/rabbitmq.js'
+import { rabbitMq } from '../support/services/index.js'
 import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
 import { RabbitMqAdmin } from './rabbitmq-admin.js'
 
-const url = process.env['TEST_RABBITMQ_URL'] ?? 'amqp://guest:guest@127.0.0.1:5672'
-
+let url: string
 let admin: RabbitMqAdmin
 let queue: string
 let jobsExchange: string
@@ -17,6 +23,7 @@ let brokers: Broker[]
 let proxy: TcpProxy
 
 beforeAll(async () => {
+	url = (await rabbitMq()).url
 	admin = await RabbitMqAdmin.connect(url)
 })
 afterAll(() => admin.close())
@@ -63,7 +70,8 @@ const statusOf = (outcomes: readonly PublishOutcome[]): string[] => outcomes.map
 const reasonsOf = (outcomes: readonly PublishOutcome[]): string[] => [
 	...new Set(outcomes.flatMap((outcome) => ('reason' in outcome ? [outcome.reason] : []))),
 ]
-const untilConnected = (broker: Broker): Promise<unknown> => waitFor('a connection', () => broker.isConnected())
+const untilConnected = (broker: Broker): Promise<unknown> =>
+	waitFor('a connection', () => broker.isConnected())
 /** Publishes until it succeeds, as the relay does. */
 const publishUntilConfirmed = (broker: Broker, ...batch: OutboundMessage[]): Promise<unknown> =>
 	waitFor('a confirmed publication', () => broker.publish(batch), {
@@ -72,9 +80,11 @@ const publishUntilConfirmed = (broker: Broker, ...batch: OutboundMessage[]): Pro
 
 class Recorder implements Logger {
 	readonly lines: { level: string; message: string; fields: Readonly<Record<string, unknown>> }[] = []
-	readonly #write = (level: string) => (text: string, fields: Readonly<Record<string, unknown>> = {}) => {
-		this.lines.push({ level, message: text, fields })
-	}
+	readonly #write =
+		(level: string) =>
+		(text: string, fields: Readonly<Record<string, unknown>> = {}) => {
+			this.lines.push({ level, message: text, fields })
+		}
 	readonly debug = this.#write('debug')
 	readonly info = this.#write('info')
 	readonly warn = this.#write('warn')
@@ -164,7 +174,11 @@ describe('Publishing to RabbitMQ', () => {
 		const broker = open()
 		await publishUntilConfirmed(broker, message('first'))
 		await admin.deleteQueue(queue)
-		expect(statusOf(await broker.publish(messages(3)))).toEqual(['unroutable', 'unroutable', 'unroutable'])
+		expect(statusOf(await broker.publish(messages(3)))).toEqual([
+			'unroutable',
+			'unroutable',
+			'unroutable',
+		])
 		expect(statusOf(await broker.publish([message('again')]))).toEqual(['confirmed'])
 	})
 
@@ -190,7 +204,12 @@ describe('Publishing to RabbitMQ', () => {
 		const got = await admin.do((channel) => channel.get(`${queue}-audit`, { noAck: true }))
 		expect(got).toMatchObject({
 			content: Buffer.from('{"id":"a"}'),
-			properties: { messageId: 'a', deliveryMode: 2, headers: { tenant: 't1' }, contentType: 'application/json' },
+			properties: {
+				messageId: 'a',
+				deliveryMode: 2,
+				headers: { tenant: 't1' },
+				contentType: 'application/json',
+			},
 		})
 		await admin.deleteQueue(`${queue}-audit`)
 		await admin.deleteExchange(exchange)
@@ -220,7 +239,8 @@ describe('Publishing to RabbitMQ', () => {
 
 	it('publishes to more exchanges than it keeps channels open for', async () => {
 		const exchanges = Array.from({ length: 20 }, (_, index) => `${queue}-events-${index}`)
-		for (const exchange of exchanges) await admin.do((channel) => channel.assertExchange(exchange, 'fanout'))
+		for (const exchange of exchanges)
+			await admin.do((channel) => channel.assertExchange(exchange, 'fanout'))
 		const broker = open()
 		for (let round = 0; round < 2; round += 1) {
 			const outcomes = await broker.publish(exchanges.map((exchange) => message('a', { exchange })))
@@ -231,9 +251,8 @@ describe('Publishing to RabbitMQ', () => {
 
 	it('answers failed for what a full queue refuses', async () => {
 		const broker = open({ queueArguments: { 'x-max-length': 5, 'x-overflow': 'reject-publish' } })
-		const refused = await waitFor(
-			'a refusal',
-			async () => (await broker.publish([message('a')])).find((outcome) => outcome.status === 'failed'),
+		const refused = await waitFor('a refusal', async () =>
+			(await broker.publish([message('a')])).find((outcome) => outcome.status === 'failed'),
 		)
 		expect(refused).toMatchObject({ status: 'failed', reason: expect.stringContaining('nack') })
 		// In one batch some may be taken before the queue notices; what is answered must be true all the same.
@@ -309,12 +328,13 @@ describe('A connection to RabbitMQ', () => {
 		proxy.cut()
 		proxy.resume()
 		await publishUntilConfirmed(broker, message('a'))
+		expect(broker.isConnected()).toBe(true)
 	})
 
 	it('goes to the next URL when a server is away', async () => {
 		proxy.refuse()
 		const broker = open({ urls: [proxy.url, url] })
-		await publishUntilConfirmed(broker, message('a'))
+		expect(statusOf(await broker.publish([message('a')]))).toEqual(['confirmed'])
 	})
 
 	it('notices a peer that has gone silent by its heartbeat', async () => {
@@ -325,16 +345,30 @@ describe('A connection to RabbitMQ', () => {
 		proxy.cut()
 		proxy.resume()
 		await publishUntilConfirmed(broker, message('a'))
+		expect(broker.isConnected()).toBe(true)
 	})
 
 	it('logs an outage once, and never a password', async () => {
 		const log = new Recorder()
 		proxy.refuse()
-		const broker = open({ url: proxy.url.replace('guest:guest', 'guest:secret'), logger: log, readyTimeoutMs: 100 })
-		await waitFor('several attempts', () => log.lines.filter(({ message: text }) => /reached/.test(text)).length > 3)
-		expect(log.lines.filter(({ level, message: text }) => level !== 'debug' && /reached/.test(text))).toHaveLength(1)
+		const wrong = new URL(proxy.url)
+		wrong.password = 'secret'
+		const broker = open({
+			url: wrong.href,
+			logger: log,
+			readyTimeoutMs: 100,
+		})
+		await waitFor(
+			'several attempts',
+			() => log.lines.filter(({ message: text }) => /reached/.test(text)).length > 3,
+		)
+		expect(
+			log.lines.filter(({ level, message: text }) => level !== 'debug' && /reached/.test(text)),
+		).toHaveLength(1)
 		await proxy.accept()
-		await waitFor('the refusal', () => log.lines.some(({ fields }) => /ACCESS.REFUSED/.test(String(fields['error']))))
+		await waitFor('the refusal', () =>
+			log.lines.some(({ fields }) => /ACCESS.REFUSED/.test(String(fields['error']))),
+		)
 		expect(statusOf(await broker.publish([message('a')]))).toEqual(['failed'])
 		expect(JSON.stringify(log.lines)).not.toContain('secret')
 	})
@@ -355,10 +389,14 @@ describe('A queue in RabbitMQ', () => {
 		const inbox = await consume(broker, undefined, 10, old)
 		const outcomes = await broker.publish([message('a', { routingKey: old }), message('b')])
 		expect(statusOf(outcomes)).toEqual(['failed', 'confirmed'])
-		expect(reasonsOf(outcomes)[0]).toMatch(new RegExp(`queue "${old}" exists in RabbitMQ with other properties.*QUEUE_NAME`))
+		expect(reasonsOf(outcomes)[0]).toMatch(
+			new RegExp(`queue "${old}" exists in RabbitMQ with other properties.*QUEUE_NAME`),
+		)
 		await broker.publish([message('c', { routingKey: old })])
 		await waitFor('the error', () => log.lines.some(({ level }) => level === 'error'))
-		const errors = log.lines.filter(({ level, fields }) => level === 'error' && String(fields['error']).includes(old))
+		const errors = log.lines.filter(
+			({ level, fields }) => level === 'error' && String(fields['error']).includes(old),
+		)
 		// One per connection: that which publishes and that which consumes.
 		expect(errors.length).toBeLessThanOrEqual(2)
 		expect(inbox.ids).toEqual([])
@@ -370,11 +408,12 @@ describe('A queue in RabbitMQ', () => {
 
 	it('is declared when the process starts, with a dead queue', async () => {
 		open()
-		await waitFor('the queues', async () => {
-			await admin.do((channel) => channel.checkQueue(queue))
-			await admin.do((channel) => channel.checkQueue(`${queue}.dead`))
-			return true
-		})
+		const count = (name: string) => admin.do((channel) => channel.checkQueue(name))
+		const counts = await waitFor('the queues', async () => [
+			await count(queue),
+			await count(`${queue}.dead`),
+		])
+		expect(counts.map(({ messageCount }) => messageCount)).toEqual([0, 0])
 	})
 })
 
@@ -382,7 +421,9 @@ describe('A subscription to RabbitMQ', () => {
 	it('survives a lost connection, and what was unsettled comes again', async () => {
 		const broker = open({ url: proxy.url })
 		const hold: Delivery[] = []
-		const inbox = await consume(broker, (delivery) => (inbox.ids.length > 2 ? delivery.ack() : hold.push(delivery)))
+		const inbox = await consume(broker, (delivery) =>
+			inbox.ids.length > 2 ? delivery.ack() : hold.push(delivery),
+		)
 		await publishUntilConfirmed(broker, message('a'), message('b'))
 		await waitFor('both', () => hold.length === 2)
 		proxy.cut()
@@ -442,6 +483,7 @@ describe('A subscription to RabbitMQ', () => {
 			await broker.publish([message('b')])
 			return inbox.ids.includes('b')
 		})
+		expect(broker.isConnected()).toBe(true)
 	})
 
 	it('waits for a queue that is not its own to appear', async () => {
@@ -458,7 +500,9 @@ describe('A subscription to RabbitMQ', () => {
 
 	it('tells what RabbitMQ knows of earlier deliveries', async () => {
 		const broker = open()
-		const inbox = await consume(broker, (delivery) => (delivery.redelivered ? delivery.ack() : delivery.requeue()))
+		const inbox = await consume(broker, (delivery) =>
+			delivery.redelivered ? delivery.ack() : delivery.requeue(),
+		)
 		await publishUntilConfirmed(broker, message('a'))
 		await waitFor('both deliveries', () => inbox.deliveries.length === 2)
 		expect(inbox.deliveries[1]?.headers).toMatchObject({ 'x-delivery-count': '1' })
@@ -502,7 +546,9 @@ describe('A RabbitMQ connection that was handed in', () => {
 		proxy.cut()
 		await waitFor('the end', () => !broker.isConnected())
 		const outcomes = await broker.publish([message('b')])
-		expect(outcomes).toEqual([{ status: 'failed', reason: expect.stringContaining('handed in has ended') }])
+		expect(outcomes).toEqual([
+			{ status: 'failed', reason: expect.stringContaining('handed in has ended') },
+		])
 		expect(proxy.accepted).toBe(1)
 		expect(log.lines.filter(({ level }) => level === 'error')).toHaveLength(1)
 		await broker.close()
@@ -515,7 +561,11 @@ describe('A RabbitMQ connection that was handed in', () => {
 		await waitFor('the first', () => inbox.ids.length === 1)
 		// A tag that was never given out: RabbitMQ answers 406 and closes the channel.
 		const fields = { deliveryTag: 999, redelivered: false, exchange: '', routingKey: '' }
-		channels.at(-1)?.ack({ content: Buffer.alloc(0), fields, properties: {} as never })
+		const channel = channels.at(-1)
+		const closed = new Promise((resolve) => channel?.once('close', resolve))
+		channel?.ack({ content: Buffer.alloc(0), fields, properties: {} as never })
+		// Not sooner: amqplib gives up the whole connection when a delivery crosses with the close of its channel.
+		await closed
 		await publishUntilConfirmed(broker, message('b'))
 		await waitFor('the second', () => inbox.ids.includes('b'))
 		expect(proxy.accepted).toBe(1)

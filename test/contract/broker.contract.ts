@@ -38,7 +38,9 @@ class Inbox {
 	}
 
 	async toHold(count: number): Promise<Delivery[]> {
-		await waitFor(`${count} deliveries`, () => this.deliveries.length, { until: (length) => length >= count })
+		await waitFor(`${count} deliveries`, () => this.deliveries.length, {
+			until: (length) => length >= count,
+		})
 		return this.deliveries
 	}
 }
@@ -82,11 +84,19 @@ export function describeBroker(name: string, underTest: BrokerUnderTest): void {
 			const inbox = ackAll()
 			await consume(inbox)
 			const outcomes = await broker.publish([
-				message('a', { body: '{"text":"ż \u{1f680}"}', headers: { traceparent: '00-1', 'x-empty': '' }, priority: 9 }),
+				message('a', {
+					body: '{"text":"ż \u{1f680}"}',
+					headers: { traceparent: '00-1', 'x-empty': '' },
+					priority: 9,
+				}),
 			])
 			expect(outcomes).toEqual([{ status: 'confirmed' }])
 			const [delivery] = await inbox.toHold(1)
-			expect(delivery).toMatchObject({ messageId: 'a', body: '{"text":"ż \u{1f680}"}', redelivered: false })
+			expect(delivery).toMatchObject({
+				messageId: 'a',
+				body: '{"text":"ż \u{1f680}"}',
+				redelivered: false,
+			})
 			expect(delivery?.headers).toMatchObject({ traceparent: '00-1', 'x-empty': '' })
 		})
 
@@ -112,7 +122,11 @@ export function describeBroker(name: string, underTest: BrokerUnderTest): void {
 				message('b', { routingKey: `nowhere-${queue}` }),
 				message('c'),
 			])
-			expect(outcomes.map((outcome) => outcome.status)).toEqual(['confirmed', 'unroutable', 'confirmed'])
+			expect(outcomes.map((outcome) => outcome.status)).toEqual([
+				'confirmed',
+				'unroutable',
+				'confirmed',
+			])
 			const inbox = ackAll()
 			await consume(inbox)
 			await inbox.toHold(2)
@@ -154,8 +168,11 @@ export function describeBroker(name: string, underTest: BrokerUnderTest): void {
 			await Promise.all([consume(one, 1), consume(two, 1)])
 			const ids = Array.from({ length: 100 }, (_, index) => `m${index}`)
 			await publish(...ids)
-			await waitFor('all deliveries', () => one.ids.length + two.ids.length, { until: (sum) => sum >= 100 })
-			expect([...one.ids, ...two.ids].toSorted()).toEqual(ids.toSorted())
+			await waitFor('all deliveries', () => one.ids.length + two.ids.length, {
+				until: (sum) => sum >= 100,
+			})
+			expect(new Set([...one.ids, ...two.ids])).toEqual(new Set(ids))
+			expect(one.ids.length + two.ids.length).toBe(ids.length)
 			expect(one.ids.length).toBeGreaterThan(0)
 			expect(two.ids.length).toBeGreaterThan(0)
 		})
@@ -255,6 +272,7 @@ export function describeBroker(name: string, underTest: BrokerUnderTest): void {
 			await depthBecomes(1)
 			await subscription.close()
 			await depthBecomes(3)
+			expect(inbox.ids).toEqual(['a', 'b'])
 		})
 
 		it('tells no number for a queue that does not exist, and goes on telling others', async () => {
@@ -288,7 +306,9 @@ export function describeBroker(name: string, underTest: BrokerUnderTest): void {
 				const other = ackAll()
 				await consume(other, 1)
 				await other.toHold(2)
-				expect(other.deliveries.map(({ messageId, redelivered }) => [messageId, redelivered])).toEqual([
+				expect(
+					other.deliveries.map(({ messageId, redelivered }) => [messageId, redelivered]),
+				).toEqual([
 					['a', true],
 					['b', true],
 				])
@@ -327,7 +347,12 @@ export function describeBroker(name: string, underTest: BrokerUnderTest): void {
 			it('may pause, resume and close in any order', async () => {
 				const inbox = ackAll()
 				const subscription = await consume(inbox)
-				await Promise.all([subscription.pause(), subscription.resume(), subscription.pause(), subscription.pause()])
+				await Promise.all([
+					subscription.pause(),
+					subscription.resume(),
+					subscription.pause(),
+					subscription.pause(),
+				])
 				await subscription.resume()
 				await publish('a')
 				await inbox.toHold(1)

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { claimNodes, endedRuns, releaseNodes } from '../../src/claim/claim.js'
+import { claimNodes, endedRuns, heldNodes, releaseNodes } from '../../src/claim/claim.js'
 import { markStopped } from '../../src/claim/worker-registry.js'
 import { sweepWorkers } from '../../src/outbox/sweep.js'
 import { cancelRun } from '../../src/run/cancel.js'
@@ -27,6 +27,15 @@ test('of many workers that claim one job at once, exactly one gets it', async ()
 		const outcomes = await Promise.all(workers.map((id) => core.claim(id, keyOf(runId, 'a'))))
 		expect(outcomes.map(({ status }) => status).sort()).toEqual(['claimed', ...Array.from({ length: 9 }, () => 'held')])
 	}
+})
+
+test('a claim does not wait behind whoever changes the node right now', async () => {
+	const key = keyOf(await core.start('one'), 'a')
+	await core.sql.begin(async (tx) => {
+		await tx`select from flowcraft_nodes where run_id = ${key.runId} for no key update`
+		expect(await core.claim(worker, key)).toEqual({ status: 'held' })
+	})
+	expect(await core.claim(worker, key)).toMatchObject({ status: 'claimed' })
 })
 
 test('a job that is asked for twice in one claim is claimed once', async () => {
@@ -203,6 +212,19 @@ test('nothing is given back under a claim that was lost', async () => {
 	await cancelRun(core.sql, runId)
 	expect(await releaseNodes(core.sql, [{ key: a.key, token: a.token, delayMs: 0 }])).toBe(0)
 	expect(await core.outbox(runId)).toEqual([])
+})
+
+test('a worker learns what stands in its name, so that it can give back what it does not have in hand', async () => {
+	const [runId, other] = [await core.start('two'), await core.worker()]
+	const owner = await core.worker()
+	// Nobody got to hear of this claim: its answer was lost.
+	const { key, token } = await core.claimed(owner, runId, 'a')
+	await core.claimed(other, runId, 'b')
+	expect(await heldNodes(core.sql, owner, 60_000)).toEqual([])
+	expect(await heldNodes(core.sql, owner, 0)).toEqual([{ key, token }])
+	await releaseNodes(core.sql, [{ key, token, delayMs: 0 }])
+	expect(await heldNodes(core.sql, owner, 0)).toEqual([])
+	expect(await core.claim(other, key)).toMatchObject({ status: 'claimed', node: { attempt: 1, crashes: 0 } })
 })
 
 test('a worker learns which of its runs have ended', async () => {

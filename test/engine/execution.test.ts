@@ -198,7 +198,7 @@ describe('a class node', () => {
 				calls.push('recover')
 			}
 		}
-		await begin(single('phases', { config: { maxRetries: 2, retryDelay: 1 } }), { phases: Phases as unknown as NodeClass })
+		await begin(single('phases', { config: { maxRetries: 2, retryDelay: 1 } }), { phases: Phases })
 		const run = await engine.run({ blueprint: 'single' })
 		expect(run.context['n']).toBe('rescued and posted')
 		expect(calls).toEqual(['prep', 'exec prepared', 'recover', 'prep', 'exec prepared', 'fallback always', 'post', 'recover'])
@@ -465,7 +465,7 @@ describe('a worker', () => {
 		const child = createFlow('inner').node('x', async ({ input }: NodeContext) => ({ output: Number(input) * 2 }))
 		const flow = createFlow('outer')
 			.node('a', async () => ({ output: 21 }))
-			.node('s', SubflowNode as unknown as NodeClass, { params: { blueprintId: 'inner' } })
+			.node('s', SubflowNode, { params: { blueprintId: 'inner' } })
 			.edge('a', 's')
 		engine = await startEngine({ workflows: { blueprints: { inner: child, outer: flow } } as unknown as WorkflowsModule })
 		const run = await engine.run({ blueprint: 'outer' })

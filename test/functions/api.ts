@@ -1,6 +1,6 @@
 /** An app on a database of its own, asked as clients ask it. */
-import type { Hono } from 'hono'
 import { type AppOptions, createApp } from '../../functions/app.js'
+import type { App } from '../../functions/endpoint.js'
 import { createDatabase, type Database } from '../../src/db/client.js'
 import { query } from '../../src/db/query.js'
 import { freshDatabase } from '../support/services/index.js'
@@ -81,7 +81,7 @@ export async function startApi(options: Partial<AppOptions> = {}): Promise<TestA
 
 /** Sends one request to an app. */
 export async function ask(
-	app: Pick<Hono, 'request'>,
+	app: Pick<App, 'request'>,
 	method: string,
 	path: string,
 	{ body, headers = {} }: SendOptions = {},
@@ -102,5 +102,7 @@ export async function ask(
 
 /** What the faults of a problem are about: `body /input/x`. */
 export function faultPaths(answer: Answer): string[] {
-	return (answer.body.errors ?? []).map((fault: { in: string; path: string }) => `${fault.in} ${fault.path}`)
+	return (answer.body.errors ?? []).map(
+		(fault: { in: string; path: string }) => `${fault.in} ${fault.path}`,
+	)
 }

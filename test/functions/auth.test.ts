@@ -100,7 +100,10 @@ test('a key does what its scopes say, and nothing else', async () => {
 		admin: [403, 403, 403, 201],
 	})
 	const refused = await api.post('/runs', { blueprint: 'idle' }, bearer(SECRETS.reader))
-	expect(refused.body).toMatchObject({ type: '/docs#forbidden', detail: expect.stringContaining("'start'") })
+	expect(refused.body).toMatchObject({
+		type: '/docs#forbidden',
+		detail: expect.stringContaining("'start'"),
+	})
 })
 
 test('a key is asked for before the body is looked at', async () => {

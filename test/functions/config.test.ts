@@ -27,9 +27,9 @@ test('needs nothing but the database', () => {
 })
 
 test('a variable that is set to nothing is not set', () => {
-	expect(readServerConfig({ DATABASE_URL, PORT: '', HOST: '', API_KEYS: '', LOG_LEVEL: '', PUBLIC_URL: '' })).toEqual(
-		readServerConfig({ DATABASE_URL }),
-	)
+	expect(
+		readServerConfig({ DATABASE_URL, PORT: '', HOST: '', API_KEYS: '', LOG_LEVEL: '', PUBLIC_URL: '' }),
+	).toEqual(readServerConfig({ DATABASE_URL }))
 })
 
 test('all faults are told together, each with the name of its variable', () => {
@@ -59,20 +59,29 @@ test('all faults are told together, each with the name of its variable', () => {
 })
 
 test('a fault does not show the value of a secret', () => {
-	expect(faultsOf({ DATABASE_URL: 'http://user:hunter2@db', API_KEYS: 'hunter2' }).join()).not.toContain('hunter2')
+	expect(faultsOf({ DATABASE_URL: 'http://user:hunter2@db', API_KEYS: 'hunter2' }).join()).not.toContain(
+		'hunter2',
+	)
 })
 
-test.each(['0.0.0.0', '::', '192.168.1.5', 'example.com', '127.evil.com'])('listens on %s only with API keys', (HOST) => {
-	expect(faultsOf({ DATABASE_URL, HOST })).toEqual([expect.stringMatching(/^API_KEYS is not set, but HOST/)])
-	expect(faultsOf({ DATABASE_URL, HOST, API_KEYS: 'ci:0123456789abcdef' })).toEqual([])
-})
+test.each(['0.0.0.0', '::', '192.168.1.5', 'example.com', '127.evil.com'])(
+	'listens on %s only with API keys',
+	(HOST) => {
+		expect(faultsOf({ DATABASE_URL, HOST })).toEqual([
+			expect.stringMatching(/^API_KEYS is not set, but HOST/),
+		])
+		expect(faultsOf({ DATABASE_URL, HOST, API_KEYS: 'ci:0123456789abcdef' })).toEqual([])
+	},
+)
 
 test.each(['localhost', '127.0.0.1', '127.1.2.3', '::1'])('listens on %s without API keys', (HOST) => {
 	expect(faultsOf({ DATABASE_URL, HOST })).toEqual([])
 })
 
 test('hosts that listen on no port need no HOST and PORT', () => {
-	expect(readAppConfig({ DATABASE_URL, PUBLIC_URL: 'https://flows.example.com/', PORT: 'x' })).toMatchObject({
+	expect(
+		readAppConfig({ DATABASE_URL, PUBLIC_URL: 'https://flows.example.com/', PORT: 'x' }),
+	).toMatchObject({
 		publicUrl: 'https://flows.example.com',
 	})
 })

@@ -120,7 +120,10 @@ test('a database that was never migrated is told from one that is down', async (
 	try {
 		const emptyApp = createApp({ db: unmigrated })
 		const ready = await ask(emptyApp, 'GET', '/readyz')
-		expect([ready.status, ready.body.detail]).toEqual([503, expect.stringContaining('npm run db:migrate')])
+		expect([ready.status, ready.body.detail]).toEqual([
+			503,
+			expect.stringContaining('npm run db:migrate'),
+		])
 		const start = await ask(emptyApp, 'POST', '/runs', { body: { blueprint: 'idle' } })
 		expect([start.status, start.body.detail]).toEqual([503, expect.stringContaining('migrate')])
 	} finally {
@@ -141,7 +144,11 @@ describe('with a database per request', () => {
 			},
 		})
 		const outliving: Promise<unknown>[] = []
-		const context = { waitUntil: (work: Promise<unknown>) => void outliving.push(work), passThroughOnException() {}, props: {} }
+		const context = {
+			waitUntil: (work: Promise<unknown>) => void outliving.push(work),
+			passThroughOnException() {},
+			props: {},
+		}
 		const request = (path: string): Promise<Response> =>
 			Promise.resolve(perRequest.request(path, {}, { DATABASE: 'bound' }, context))
 
@@ -159,7 +166,8 @@ describe('with a database per request', () => {
 
 test('what goes wrong inside is logged, and the answer only says where to look', async () => {
 	const logged: { message: string; fields: Readonly<Record<string, unknown>> | undefined }[] = []
-	const error = (message: string, fields?: Readonly<Record<string, unknown>>): void => void logged.push({ message, fields })
+	const error = (message: string, fields?: Readonly<Record<string, unknown>>): void =>
+		void logged.push({ message, fields })
 	const broken = createApp({
 		db: () => {
 			throw new TypeError('secret internals')
@@ -170,6 +178,12 @@ test('what goes wrong inside is logged, and the answer only says where to look',
 	expect([answer.status, answer.body.type]).toEqual([500, '/docs#internal'])
 	expect(answer.text).not.toContain('secret internals')
 	expect(logged).toEqual([
-		{ message: 'A request failed', fields: expect.objectContaining({ instance: answer.body.instance, error: new TypeError('secret internals') }) },
+		{
+			message: 'A request failed',
+			fields: expect.objectContaining({
+				instance: answer.body.instance,
+				error: new TypeError('secret internals'),
+			}),
+		},
 	])
 })

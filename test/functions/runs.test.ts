@@ -1,13 +1,19 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Ring } from '../../src/ports/doorbell.js'
 import { type Answer, ask, startApi, type TestApi } from './api.js'
 import { createApp } from '../../functions/app.js'
+import { waitFor } from '../support/wait-for.js'
 
 let api: TestApi
 const rings: Ring[] = []
 
 beforeAll(async () => {
-	const doorbell = { ring: (ring: Ring) => void rings.push(ring), listen: () => () => {}, close: async () => {} }
+	const doorbell = {
+		ring: (ring: Ring) => void rings.push(ring),
+		listen: () => () => {},
+		close: async () => {},
+	}
 	api = await startApi({ doorbell })
 })
 afterAll(() => api.stop())
@@ -29,8 +35,17 @@ describe('POST /runs', () => {
 		const before = await api.rowCounts()
 		await start({ input: { a: 1, b: [2] } })
 		const after = await api.rowCounts()
-		const added = Object.fromEntries(Object.entries(after).map(([table, count]) => [table, count - (before[table] ?? 0)]))
-		expect(added).toMatchObject({ statuses: 1, contexts: 2, nodes: 1, outbox: 1, blueprints: 0, idempotency_keys: 0 })
+		const added = Object.fromEntries(
+			Object.entries(after).map(([table, count]) => [table, count - (before[table] ?? 0)]),
+		)
+		expect(added).toMatchObject({
+			statuses: 1,
+			contexts: 2,
+			nodes: 1,
+			outbox: 1,
+			blueprints: 0,
+			idempotency_keys: 0,
+		})
 	})
 
 	test('rings the doorbell, but not for a repeated start', async () => {
@@ -44,23 +59,38 @@ describe('POST /runs', () => {
 	test('hands a valid traceparent on, and ignores another', async () => {
 		const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
 		const valid = await start({}, { traceparent })
-		const invalid = await start({}, { traceparent: '00-00000000000000000000000000000000-b7ad6b7169203331-01' })
+		const invalid = await start(
+			{},
+			{ traceparent: '00-00000000000000000000000000000000-b7ad6b7169203331-01' },
+		)
 		expect([valid.status, invalid.status]).toEqual([202, 202])
 		const stored = async (runId: string): Promise<unknown> =>
-			(await api.rows('select traceparent from flowcraft_outbox where run_id = $1', runId))[0]?.['traceparent']
+			(await api.rows('select traceparent from flowcraft_outbox where run_id = $1', runId))[0]?.[
+				'traceparent'
+			]
 		expect(await stored(valid.body.runId)).toBe(traceparent)
 		expect(await stored(invalid.body.runId)).toBeNull()
 	})
 
 	test('starts the version that was asked for, by its name or its hash', async () => {
-		const of = (uses: string, version: string): object => ({ nodes: [{ id: 'n', uses }], metadata: { version } })
+		const of = (uses: string, version: string): object => ({
+			nodes: [{ id: 'n', uses }],
+			metadata: { version },
+		})
 		const first = await api.put('/blueprints/versioned', of('one', '1'))
 		await api.put('/blueprints/versioned', of('two', '2'))
 		const versionOf = async (version?: string): Promise<string> => {
-			const started = await api.post('/runs', { blueprint: 'versioned', ...(version === undefined ? {} : { version }) })
+			const started = await api.post('/runs', {
+				blueprint: 'versioned',
+				...(version === undefined ? {} : { version }),
+			})
 			return (await api.get(`/runs/${started.body.runId}`)).body.version
 		}
-		expect([await versionOf(), await versionOf('1'), await versionOf(first.body.hash)]).toEqual(['2', '1', '1'])
+		expect([await versionOf(), await versionOf('1'), await versionOf(first.body.hash)]).toEqual([
+			'2',
+			'1',
+			'1',
+		])
 		expect((await api.post('/runs', { blueprint: 'versioned', version: '3' })).status).toBe(404)
 	})
 })
@@ -83,7 +113,9 @@ describe('Idempotency-Key', () => {
 
 	test('two starts at once with one key begin one run', async () => {
 		const { statuses = 0 } = await api.rowCounts()
-		const answers = await Promise.all(Array.from({ length: 8 }, () => start({}, { 'idempotency-key': 'at once' })))
+		const answers = await Promise.all(
+			Array.from({ length: 8 }, () => start({}, { 'idempotency-key': 'at once' })),
+		)
 		expect(new Set(answers.map(({ text }) => text)).size).toBe(1)
 		expect(answers.map(({ status }) => status)).toEqual(Array(8).fill(202))
 		expect(answers.filter(({ headers }) => headers.has('idempotency-replayed'))).toHaveLength(7)
@@ -91,7 +123,9 @@ describe('Idempotency-Key', () => {
 	})
 
 	test('two different starts at once with one key: one begins a run, the other is refused', async () => {
-		const answers = await Promise.all(['a', 'b'].map((tag) => start({ tags: [tag] }, { 'idempotency-key': 'either' })))
+		const answers = await Promise.all(
+			['a', 'b'].map((tag) => start({ tags: [tag] }, { 'idempotency-key': 'either' })),
+		)
 		expect(answers.map(({ status }) => status).sort()).toEqual([202, 409])
 	})
 
@@ -104,24 +138,38 @@ describe('Idempotency-Key', () => {
 		const before = await api.rowCounts()
 		const answer = await start(other, { 'idempotency-key': 'reused' })
 		expect(answer.status).toBe(409)
-		expect(answer.body).toMatchObject({ type: '/docs#conflict', status: 409, detail: expect.stringContaining("'reused'") })
+		expect(answer.body).toMatchObject({
+			type: '/docs#conflict',
+			status: 409,
+			detail: expect.stringContaining("'reused'"),
+		})
 		expect(await api.rowCounts()).toEqual(before)
 	})
 
 	test('a start that was refused leaves its key free', async () => {
-		expect((await api.post('/runs', { blueprint: 'missing' }, { 'idempotency-key': 'freed' })).status).toBe(404)
+		expect(
+			(await api.post('/runs', { blueprint: 'missing' }, { 'idempotency-key': 'freed' })).status,
+		).toBe(404)
 		expect((await start({}, { 'idempotency-key': 'freed' })).status).toBe(202)
 	})
 
 	test('keys of different API keys never meet', async () => {
-		const apiKeys = ['ada', 'ben'].map((name) => ({ name, secret: `${name}-secret-0123456789`, scopes: ['start'] as const }))
+		const apiKeys = ['ada', 'ben'].map((name) => ({
+			name,
+			secret: `${name}-secret-0123456789`,
+			scopes: ['start'] as const,
+		}))
 		const app = createApp({ db: api.database, apiKeys })
 		const startAs = (name: string, tag: string): Promise<Answer> =>
 			ask(app, 'POST', '/runs', {
 				body: { blueprint: 'idle', tags: [tag] },
 				headers: { authorization: `Bearer ${name}-secret-0123456789`, 'idempotency-key': 'shared' },
 			})
-		const [ada, ben, again] = [await startAs('ada', 'x'), await startAs('ben', 'y'), await startAs('ada', 'x')]
+		const [ada, ben, again] = [
+			await startAs('ada', 'x'),
+			await startAs('ben', 'y'),
+			await startAs('ada', 'x'),
+		]
 		expect([ada.status, ben.status]).toEqual([202, 202])
 		expect(ben.body.runId).not.toBe(ada.body.runId)
 		expect(again.body.runId).toBe(ada.body.runId)
@@ -153,7 +201,8 @@ describe('GET /runs/:id', () => {
 		const context = JSON.parse(text).result.context
 		const { _executionId: executionId, ...rest } = context
 		expect(executionId).toBe(body.runId)
-		const sorted = (value: object): [string, unknown][] => Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))
+		const sorted = (value: object): [string, unknown][] =>
+			Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))
 		expect(sorted(rest)).toEqual(sorted(JSON.parse(input)))
 		// Inside a value nothing is reordered either.
 		expect(text).toContain('"a":{"z":1,"a":2}')
@@ -165,7 +214,11 @@ describe('GET /runs/:id', () => {
 		const waiting = api.get(`/runs/${runId}?wait=20s`)
 		await api.post(`/runs/${runId}/cancel`, { reason: 'no longer needed' })
 		const { body } = await waiting
-		expect(body).toMatchObject({ status: 'cancelled', reason: 'no longer needed', result: { status: 'cancelled' } })
+		expect(body).toMatchObject({
+			status: 'cancelled',
+			reason: 'no longer needed',
+			result: { status: 'cancelled' },
+		})
 		expect(body.finishedAt).toBe(body.updatedAt)
 	})
 
@@ -179,12 +232,44 @@ describe('GET /runs/:id', () => {
 		expect(elapsedMs).toBeLessThan(2000)
 	})
 
+	test('stops looking when the client has gone', async () => {
+		const looked: string[] = []
+		const { sql } = api.database
+		const unsafe: typeof sql.unsafe = (...args) => {
+			looked.push(args[0])
+			return sql.unsafe(...args)
+		}
+		const app = createApp({
+			db: {
+				...api.database,
+				sql: new Proxy(sql, {
+					get: (target, name) => (name === 'unsafe' ? unsafe : Reflect.get(target, name)),
+				}),
+			},
+		})
+		const client = new AbortController()
+		const answer = app.request(
+			new Request(`http://x/runs/${await startedId()}?wait=30s`, { signal: client.signal }),
+		)
+		await waitFor('a look', () => looked.length > 0)
+		client.abort()
+		await answer
+		const looks = looked.length
+		await delay(700)
+		expect(looked).toHaveLength(looks)
+	})
+
 	test.each(['0', '0s', '0.05', '50ms', '0.001m'])('understands wait=%s', async (wait) => {
 		expect((await api.get(`/runs/${await startedId()}?wait=${wait}`)).status).toBe(200)
 	})
 
 	test('of an unknown run answers 404, also when asked to wait', async () => {
-		for (const path of ['/runs/unknown', '/runs/unknown?wait=20s', '/runs/%2e%2e%2fx', "/runs/'; drop table x"]) {
+		for (const path of [
+			'/runs/unknown',
+			'/runs/unknown?wait=20s',
+			'/runs/%2e%2e%2fx',
+			"/runs/'; drop table x",
+		]) {
 			const answer = await api.get(path)
 			expect([path, answer.status]).toEqual([path, 404])
 			expect(answer.body).toMatchObject({ type: '/docs#not-found', title: 'Not found', status: 404 })
@@ -211,6 +296,12 @@ describe('GET /runs', () => {
 		expect(await ids('parent=nobody')).toEqual([])
 	})
 
+	test('takes parameters without a value as not given', async () => {
+		const runId = await startedId({ tags: ['empty'] })
+		const { status, body } = await api.get('/runs?status=&blueprint=&tag=empty&parent=&limit=&cursor=')
+		expect([status, body.runs.map((run: { runId: string }) => run.runId)]).toEqual([200, [runId]])
+	})
+
 	test('a page has the asked number of runs, newest first, without their results', async () => {
 		for (let i = 0; i < 3; i++) await startedId({ tags: ['page'] })
 		const { body } = await api.get('/runs?tag=page&limit=2')
@@ -229,7 +320,9 @@ describe('GET /runs', () => {
 		const seen: string[] = []
 		let cursor: string | undefined
 		do {
-			const { body } = await api.get(`/runs?tag=${tag}&limit=2${cursor === undefined ? '' : `&cursor=${cursor}`}`)
+			const { body } = await api.get(
+				`/runs?tag=${tag}&limit=2${cursor === undefined ? '' : `&cursor=${cursor}`}`,
+			)
 			seen.push(...body.runs.map((run: { runId: string }) => run.runId))
 			cursor = body.nextCursor
 			await startedId({ tags: [tag] })

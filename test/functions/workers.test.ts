@@ -7,7 +7,11 @@ beforeAll(async () => {
 })
 afterAll(() => api.stop())
 
-async function insertWorker(name: string, lease: string, more: { column: string; ago: string } | undefined = undefined): Promise<void> {
+async function insertWorker(
+	name: string,
+	lease: string,
+	more?: { column: string; ago: string },
+): Promise<void> {
 	await api.rows(
 		`insert into flowcraft_workers (worker_id, name, version, queues, slots, lease_until${more === undefined ? '' : `, ${more.column}`})
 		values (gen_random_uuid(), '${name}', '1.2.3', array['q1', 'q "2"'], 8, now() + '${lease}'::interval${more === undefined ? '' : `, now() - '${more.ago}'::interval`})`,
@@ -25,7 +29,11 @@ test('lists who is there and who has gone lately, each with its status', async (
 
 	const { status, body } = await api.get('/workers')
 	expect(status).toBe(200)
-	expect(Object.fromEntries(body.workers.map((worker: { name: string; status: string }) => [worker.name, worker.status]))).toEqual({
+	expect(
+		Object.fromEntries(
+			body.workers.map((worker: { name: string; status: string }) => [worker.name, worker.status]),
+		),
+	).toEqual({
 		alive: 'alive',
 		draining: 'draining',
 		stopped: 'stopped',

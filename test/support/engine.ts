@@ -26,8 +26,8 @@ export interface TestEngine {
 	start(input: StartRunInput): Promise<string>
 	/** Starts a run and waits for its end. Fails the test when it has not ended within 20 s. */
 	run(input: StartRunInput): Promise<EndedRun>
-	/** Waits for a run's end. */
-	end(runId: string): Promise<EndedRun>
+	/** Waits for a run's end. @param timeoutMs default 20000 */
+	end(runId: string, timeoutMs?: number): Promise<EndedRun>
 	rows<T extends Record<string, unknown>>(text: string, ...parameters: string[]): Promise<T[]>
 	stop(): Promise<void>
 }
@@ -85,8 +85,8 @@ export async function startEngine(options: TestEngineOptions = {}): Promise<Test
 			return runId
 		},
 		run: async (input) => engine.end(await engine.start(input)),
-		async end(runId) {
-			const run = await waitForRun(database.sql, runId, { timeoutMs: 20_000, maxPollMs: 50 })
+		async end(runId, timeoutMs = 20_000) {
+			const run = await waitForRun(database.sql, runId, { timeoutMs, maxPollMs: 50 })
 			if (run?.contextJson === undefined) {
 				const nodes = await engine.rows(
 					'select node_id, generation, recovers, state, attempt, arrived, expected, error from flowcraft_nodes where run_id = $1',

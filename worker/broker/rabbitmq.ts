@@ -98,7 +98,10 @@ export function createRabbitMqBroker(options: RabbitMqBrokerOptions): Broker {
 	})
 
 	const close = async () => {
-		await Promise.all([publisher.close(closeTimeoutMs), ...[...subscriptions].map((each) => each.close())])
+		await Promise.all([
+			publisher.close(closeTimeoutMs),
+			...[...subscriptions].map((each) => each.close()),
+		])
 		probe.close()
 		await Promise.all([publishing.close(closeTimeoutMs), consuming?.connection.close(closeTimeoutMs)])
 	}
@@ -186,7 +189,8 @@ function withDefaults(options: RabbitMqBrokerOptions) {
 		if (queue === '' || Buffer.byteLength(queue) > 250) faults.push('each queue must have 1 to 250 bytes')
 	}
 	for (const [name, value] of Object.entries(settings)) {
-		const isCount = name === 'deliveryLimit' || name === 'deadLetterMaxLength' || name === 'heartbeatSeconds'
+		const isCount =
+			name === 'deliveryLimit' || name === 'deadLetterMaxLength' || name === 'heartbeatSeconds'
 		if (!isCount && !name.endsWith('Ms')) continue
 		if (typeof value !== 'number' || !Number.isInteger(value) || value < 1) {
 			faults.push(`${name} must be a whole number of at least 1`)

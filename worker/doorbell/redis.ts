@@ -6,6 +6,7 @@
  * is away a ring is dropped, not queued: a late one is worth nothing, since everybody polls.
  */
 import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis, type RedisOptions } from 'ioredis'
 import type { Doorbell, Ring } from '../../src/ports/doorbell.js'
 import type { Logger } from '../../src/ports/logger.js'
@@ -37,14 +38,21 @@ const CONNECTION_OPTIONS = {
 	autoResendUnfulfilledCommands: false,
 	maxRetriesPerRequest: 0,
 	connectTimeout: 5_000,
-	retryStrategy: (attempts: number) => withJitter(Math.min(50 * 2 ** Math.min(attempts, 10), MAX_BACKOFF_MS)),
+	disconnectTimeout: 500,
+	retryStrategy: (attempts: number) =>
+		withJitter(Math.min(50 * 2 ** Math.min(attempts, 10), MAX_BACKOFF_MS)),
 } satisfies RedisOptions
 
 /**
  * Starts connecting at once, in the background; nothing here rejects because Redis cannot be reached.
  * @throws TypeError for invalid options.
  */
-export function createRedisDoorbell({ url, redis, prefix = 'flowcraft', logger }: RedisDoorbellOptions): Doorbell {
+export function createRedisDoorbell({
+	url,
+	redis,
+	prefix = 'flowcraft',
+	logger,
+}: RedisDoorbellOptions): Doorbell {
 	if ((url === undefined) === (redis === undefined)) {
 		throw new TypeError('createRedisDoorbell: exactly one of url and redis must be given')
 	}
@@ -56,7 +64,8 @@ export function createRedisDoorbell({ url, redis, prefix = 'flowcraft', logger }
 	const origin = randomUUID()
 	const listeners = new Listeners(logger)
 	const outages = new OutageLog(logger)
-	const ringer = redis ?? new Redis(url ?? '', { ...CONNECTION_OPTIONS, connectionName: 'flowcraft-doorbell' })
+	const ringer =
+		redis ?? new Redis(url ?? '', { ...CONNECTION_OPTIONS, connectionName: 'flowcraft-doorbell' })
 	outages.watch(ringer)
 	let subscriber: Redis | undefined
 	let unanswered = 0
@@ -113,9 +122,9 @@ export function createRedisDoorbell({ url, redis, prefix = 'flowcraft', logger }
 			subscriber?.disconnect()
 			if (redis !== undefined) return
 			// `quit` lets the last rings out; it fails at once on a connection that does not stand.
-			const giveUp = setTimeout(() => ringer.disconnect(), CLOSE_TIMEOUT_MS)
-			await ringer.quit().catch(() => ringer.disconnect())
-			clearTimeout(giveUp)
+			const left = ringer.quit().catch(() => {})
+			await Promise.race([left, sleep(CLOSE_TIMEOUT_MS, undefined, { ref: false })])
+			ringer.disconnect()
 		},
 	}
 }
@@ -202,7 +211,8 @@ class OutageLog {
 function parse(text: string): { readonly origin: string; readonly ring: Ring } | undefined {
 	try {
 		const message: unknown = JSON.parse(text)
-		if (!isRecord(message) || typeof message['origin'] !== 'string' || !isRecord(message['ring'])) return undefined
+		if (!isRecord(message) || typeof message['origin'] !== 'string' || !isRecord(message['ring']))
+			return undefined
 		const { origin, ring } = message
 		const { type, runIds } = ring
 		if (type === 'outbox') return { origin, ring: { type } }

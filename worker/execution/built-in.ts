@@ -1,5 +1,6 @@
 /** The nodes that the engine provides: they hold no worker while they wait. A registry's own node of the same key wins. */
-import { FlowcraftError, type NodeDefinition } from 'flowcraft'
+import { FlowcraftError, type IEvaluator, type NodeDefinition, type NodeResult, PropertyEvaluator } from 'flowcraft'
+import type { BufferedContext } from '../../src/context/node-context.js'
 
 const UNIT_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 
@@ -44,4 +45,15 @@ function mapping(node: NodeDefinition, name: string, value: unknown): Record<str
 		nodeId: node.id,
 		isFatal: true,
 	})
+}
+
+/** The controller of a loop: one more turn, or out. */
+export async function turnLoop(node: NodeDefinition, context: BufferedContext, evaluator: IEvaluator): Promise<NodeResult> {
+	const condition: unknown = node.params?.['condition']
+	if (typeof condition !== 'string') {
+		throw new FlowcraftError(`Loop controller '${node.id}' is missing the 'condition' parameter.`, { nodeId: node.id, isFatal: true })
+	}
+	// Flowcraft's own evaluator splits at dots and looks up the first part; others may look anywhere.
+	const scope = evaluator instanceof PropertyEvaluator ? await context.pick([condition.split('.')[0] ?? '']) : await context.toJSON()
+	return evaluator.evaluate(condition, scope) ? { action: 'continue' } : { action: 'break', output: null }
 }

@@ -81,8 +81,8 @@ export function createDependencies(
 	return {
 		...runtime.dependencies,
 		logger: runtime.logger,
-		runtime: executionContext as unknown as NodeContext['dependencies']['runtime'],
-		workflowState: state as unknown as NodeContext['dependencies']['workflowState'],
+		runtime: executionContext as NodeContext['dependencies']['runtime'],
+		workflowState: state,
 		idempotencyKey: idempotencyKeyOf(claimed),
 		attempt: claimed.attempt,
 	}

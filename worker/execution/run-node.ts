@@ -11,13 +11,15 @@ import { BufferedContext } from '../../src/context/node-context.js'
 import { readAll, readKeys } from '../../src/context/reading.js'
 import { UnstorableValueError } from '../../src/context/values.js'
 import { type Executor, query } from '../../src/db/query.js'
+import { readDynamic } from '../../src/plan/dynamic.js'
 import { keysNeededBy } from '../../src/plan/expressions.js'
 import { recoveredBy } from '../../src/plan/node-key.js'
-import { edgesOf, type Plan, planCompletion, type PlannedInput, planFailure } from '../../src/plan/plan.js'
+import { edgesOf, type Plan, planCompletion, type PlannedInput, type PlannedNode, planFailure, planMore } from '../../src/plan/plan.js'
 import { withJitter } from '../../src/loop.js'
 import { ClaimLostError, RunCancelledError, WorkerDrainingError } from './aborts.js'
 import { isFatal, runAttempt, toError } from './attempt.js'
-import { sleepDuration, subflowParams } from './built-in.js'
+import { gather, scatter } from './batch.js'
+import { sleepDuration, subflowParams, turnLoop } from './built-in.js'
 import { createDependencies, NodeState } from './node-dependencies.js'
 import { resolveInput } from './node-input.js'
 import { canRun, type Workflows } from './workflows.js'
@@ -56,12 +58,13 @@ type Execution =
 	| { readonly type: 'completed'; readonly result: NodeResult; readonly writes: Writes }
 	| { readonly type: 'waiting'; readonly wait: Record<string, unknown>; readonly delayMs: number | undefined; readonly writes: Writes }
 	| { readonly type: 'child'; readonly blueprintId: string; readonly input: readonly (readonly [string, string])[] }
+	| { readonly type: 'more'; readonly dynamicNodes: readonly NodeDefinition[]; readonly writes: Writes }
 
 type Writes = readonly (readonly [key: string, text: string | null])[]
 
 export async function runNode(engine: ExecutionEngine, claimed: ClaimedNode, signal: AbortSignal): Promise<NodeEnd> {
 	const graph = await engine.blueprints.graph(claimed.blueprintId, claimed.blueprintHash)
-	const node = graph?.nodes.get(claimed.key.nodeId)
+	const node = readDynamic(claimed.dynamic)?.definition ?? graph?.nodes.get(claimed.key.nodeId)
 	const missing = missingFor(engine, claimed, node)
 	if (graph === undefined || node === undefined || missing !== undefined) {
 		const what = missing ?? `node '${claimed.key.nodeId}' of blueprint '${claimed.blueprintId}'`
@@ -135,6 +138,23 @@ async function execute(
 			return waiting(engine, { reason: 'external_event' }, undefined, undefined, [])
 		case 'subflow':
 			return startChild(engine, node, claimed, context)
+		case 'loop-controller':
+			return { type: 'completed', result: await turnLoop(node, context, engine.workflows.runtime.evaluator), writes: [] }
+		case 'batch-scatter': {
+			const input = await resolveInput(node, claimed, context, engine.workflows.codec)
+			const result = await scatter(node, claimed, input, context)
+			emit(engine, {
+				type: 'batch:start',
+				payload: { batchId: node.id, scatterNodeId: node.id, workerNodeIds: result.dynamicNodes.map(({ id }) => id) },
+			})
+			return { type: 'completed', result, writes: context.written() }
+		}
+		case 'batch-gather': {
+			const gathered = await gather(node, context)
+			if (gathered.type === 'more') return { type: 'more', dynamicNodes: gathered.dynamicNodes, writes: context.written() }
+			emit(engine, { type: 'batch:finish', payload: { batchId: node.id, gatherNodeId: node.id, results: [...gathered.results] } })
+			return { type: 'completed', result: { output: gathered.results }, writes: context.written() }
+		}
 		default:
 			throw new Error(`There is no built-in node '${node.uses}'`)
 	}
@@ -169,7 +189,6 @@ async function executeImplementation(
 	} finally {
 		context.close('the node has ended')
 	}
-	if ((result.dynamicNodes?.length ?? 0) > 0) throw new Error('Dynamic nodes are not supported in this version')
 	const writes = context.written()
 	const request = state.waitRequest()
 	if (request === undefined) return { type: 'completed', result, writes }
@@ -294,12 +313,16 @@ async function planned(engine: ExecutionEngine, graph: BlueprintGraph, claimed: 
 				childBlueprint: execution.blueprintId,
 				childInput: execution.input,
 			}
+		case 'more': {
+			const plan = planWithoutRetry(() => planMore(graph, plannedNode(claimed), execution.dynamicNodes))
+			return { key, token, outcome: 'pending', writes: execution.writes, ...storedPlan(engine, plan) }
+		}
 		case 'completed': {
 			const { result, writes } = execution
 			const { codec, runtime } = engine.workflows
 			const output = codec.encode(`_outputs.${key.nodeId}`, result.output)
 			const scope = { evaluator: runtime.evaluator, context: await scopeOf(engine, graph, claimed, result, writes) }
-			const plan = planWithoutRetry(() => planCompletion(graph, key, result, scope))
+			const plan = planWithoutRetry(() => planCompletion(graph, plannedNode(claimed), result, scope))
 			return {
 				key,
 				token,
@@ -313,6 +336,10 @@ async function planned(engine: ExecutionEngine, graph: BlueprintGraph, claimed: 
 	}
 }
 
+function plannedNode({ key, dynamic }: ClaimedNode): PlannedNode {
+	return { nodeId: key.nodeId, generation: key.generation, recovers: key.recovers, dynamic: readDynamic(dynamic) }
+}
+
 /** The context keys that the expressions on this node's edges name, as they will be once the node is committed. */
 async function scopeOf(
 	engine: ExecutionEngine,
@@ -321,7 +348,7 @@ async function scopeOf(
 	result: NodeResult,
 	writes: Writes,
 ): Promise<Record<string, unknown>> {
-	const needed = keysNeededBy(graph, edgesOf(graph, claimed.key), engine.workflows.runtime.evaluator)
+	const needed = keysNeededBy(graph, edgesOf(graph, plannedNode(claimed)), engine.workflows.runtime.evaluator)
 	if (needed !== 'all' && needed.length === 0) return {}
 	const { codec } = engine.workflows
 	const stored = needed === 'all' ? await readAll(engine.db, claimed.key.runId) : await readKeys(engine.db, claimed.key.runId, needed)
@@ -358,11 +385,12 @@ class ExpressionError extends Error {
 	}
 }
 
-function storedPlan(engine: ExecutionEngine, plan: Plan): Pick<NodeCommit, 'next' | 'arrivals' | 'recovered'> {
+function storedPlan(engine: ExecutionEngine, plan: Plan): Pick<NodeCommit, 'next' | 'raises' | 'arrivals' | 'recovered'> {
 	const store = (input: PlannedInput, nodeId: string): StoredInput =>
 		input.type === 'value' ? { type: 'value', text: engine.workflows.codec.encode(`_inputs.${nodeId}`, input.value) } : input
 	return {
 		next: plan.next.map((next) => ({ ...next, input: store(next.input, next.nodeId) })),
+		raises: plan.raises,
 		arrivals: plan.arrivals.map((arrival) => ({ ...arrival, input: store(arrival.input, arrival.nodeId) })),
 		recovered: plan.recovered,
 	}
@@ -393,8 +421,9 @@ function deadLetter(claimed: ClaimedNode, graph: BlueprintGraph | undefined, mes
 	return { type: 'commit', commit: { ...failureCommit(graph, claimed, new Error(message)), deadLetter: message } }
 }
 
-function failureCommit(graph: BlueprintGraph | undefined, { key, token }: ClaimedNode, error: Error): NodeCommit {
-	const plan = graph === undefined ? undefined : planFailure(graph, key, { isFatal: isFatal(error) })
+function failureCommit(graph: BlueprintGraph | undefined, claimed: ClaimedNode, error: Error): NodeCommit {
+	const { key, token } = claimed
+	const plan = graph === undefined ? undefined : planFailure(graph, plannedNode(claimed), { isFatal: isFatal(error) })
 	return {
 		key,
 		token,

@@ -22,19 +22,25 @@ export interface Committer {
 	 * @param signal aborts the asking-again, when the claim is lost anyway
 	 * @throws what Postgres says of data that it refuses, or of a defect; the signal's reason
 	 */
-	commit(commit: NodeCommit, signal: AbortSignal): Promise<CommitOutcome>
+	commit(commit: NodeCommit, signal: AbortSignal): Promise<Committed>
 	idle(): Promise<void>
 }
 
-type Answer = { readonly outcome: CommitOutcome } | { readonly error: unknown }
+export interface Committed {
+	readonly outcome: CommitOutcome
+	/** Why it was refused. */
+	readonly refusal: string | undefined
+}
+
+type Answer = Committed | { readonly error: unknown }
 
 export function createCommitter(db: Executor, doorbell: Doorbell, logger: Logger): Committer {
 	const apply = async (commits: readonly NodeCommit[]): Promise<Answer[]> => {
 		try {
-			const { outcomes, ended, emitted } = await withDeadline('A commit', COMMIT_DEADLINE_MS, commitNodes(db, commits))
+			const { outcomes, refusals, ended, emitted } = await withDeadline('A commit', COMMIT_DEADLINE_MS, commitNodes(db, commits))
 			if (emitted > 0 || ended.length > 0) doorbell.ring({ type: 'outbox' })
 			if (ended.length > 0) doorbell.ring({ type: 'ended', runIds: ended })
-			return outcomes.map((outcome) => ({ outcome }))
+			return outcomes.map((outcome, position) => ({ outcome, refusal: refusals.get(position) }))
 		} catch (error) {
 			if (commits.length === 1 || classifyDatabaseError(error) === 'unavailable') return commits.map(() => ({ error }))
 			// Somebody in this batch is at fault; each for itself, the others are not held up.
@@ -50,7 +56,7 @@ export function createCommitter(db: Executor, doorbell: Doorbell, logger: Logger
 			for (let failures = 0; ; failures++) {
 				signal.throwIfAborted()
 				const answer = await batcher.add(commit)
-				if ('outcome' in answer) return answer.outcome
+				if ('outcome' in answer) return answer
 				if (classifyDatabaseError(answer.error) !== 'unavailable') throw answer.error
 				if (failures % 10 === 0) logger.warn('A commit has to be repeated', { runId: commit.key.runId, nodeId: commit.key.nodeId, error: answer.error })
 				await sleep(withJitter(Math.min(MIN_RETRY_MS * 2 ** failures, MAX_RETRY_MS)), signal)

@@ -59,7 +59,7 @@ export interface Worker {
 	/** Nodes that run right now. */
 	running(): number
 	/** Nodes that this process has executed since its start, by what became of them. */
-	counts(): Readonly<Record<'completed' | 'failed' | 'retry' | 'waiting' | 'child' | 'lost' | 'released', number>>
+	counts(): Readonly<Record<'completed' | 'failed' | 'retry' | 'waiting' | 'child' | 'pending' | 'lost' | 'released', number>>
 }
 
 /** Jobs per claim at most. */
@@ -100,7 +100,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	}
 	const committer = createCommitter(db, doorbell, logger)
 	const running = new RunningNodes()
-	const counts = { completed: 0, failed: 0, retry: 0, waiting: 0, child: 0, lost: 0, released: 0 }
+	const counts = { completed: 0, failed: 0, retry: 0, waiting: 0, child: 0, pending: 0, lost: 0, released: 0 }
 
 	let workerId = ''
 	let heartbeat: Heartbeat | undefined
@@ -232,11 +232,9 @@ export function createWorker(options: WorkerOptions): Worker {
 	async function commit(claimed: ClaimedNode, nodeCommit: Parameters<typeof committer.commit>[0], signal: AbortSignal): Promise<void> {
 		const fields = { runId: claimed.key.runId, nodeId: claimed.key.nodeId, attempt: claimed.attempt, workerId }
 		try {
-			const outcome = await committer.commit(nodeCommit, signal)
-			if (outcome === 'refused') {
-				const missing = new Error(`There is no blueprint '${nodeCommit.childBlueprint}' for this subflow`)
-				return await commit(claimed, await failNode(engine, claimed, missing), signal)
-			}
+			const { outcome, refusal } = await committer.commit(nodeCommit, signal)
+			if (outcome === 'refused' && nodeCommit.outcome === 'failed') throw new Error(`A failure was refused: ${refusal}`)
+			if (outcome === 'refused') return await commit(claimed, await failNode(engine, claimed, new Error(refusal)), signal)
 			if (outcome === 'lost') {
 				counts.lost += 1
 				logger.info('A commit came too late: the claim was lost', fields)

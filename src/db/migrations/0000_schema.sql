@@ -102,6 +102,7 @@ CREATE TABLE "flowcraft_nodes" (
 	"wait_event" text,
 	"wait_key" text,
 	"resume" text,
+	"dynamic" text,
 	"child_run_id" text collate "C",
 	"child_status" text,
 	"queue" text,

@@ -251,7 +251,8 @@ LANGUAGE sql STABLE AS $$
 		FROM reached r
 		JOIN flowcraft_blueprints b ON b.blueprint_id = r.blueprint_id AND b.hash = r.hash
 		CROSS JOIN LATERAL unnest(b.subflows) AS named(blueprint_id)
-		JOIN flowcraft_blueprint_heads h ON h.blueprint_id = named.blueprint_id
+		-- One that contains itself means this version of itself.
+		JOIN flowcraft_blueprint_heads h ON h.blueprint_id = named.blueprint_id AND h.blueprint_id <> p_blueprint
 	)
 	SELECT jsonb_object_agg(blueprint_id, hash) FROM reached
 	WHERE EXISTS (
@@ -368,7 +369,7 @@ CREATE OR REPLACE FUNCTION flowcraft_claim(
 ) RETURNS TABLE (
 	ix int, outcome text, token uuid, attempt int, crashes int, unrunnable_ms bigint, wake text, wait text, resume text,
 	has_input boolean, transformed boolean, input text, child_run_id text, child_status text, child_reason text,
-	blueprint_id text, blueprint_hash text, depth int, traceparent text
+	blueprint_id text, blueprint_hash text, depth int, traceparent text, dynamic text
 )
 LANGUAGE plpgsql VOLATILE ROWS 50
 SET plan_cache_mode = force_generic_plan
@@ -380,6 +381,7 @@ AS $$
 DECLARE
 	v_now timestamptz := clock_timestamp();
 	v_claimed int[];
+	v_locked text[];
 	v_woken int[];
 	v_woken_runs text[];
 	v_woken_waiting int[];
@@ -391,11 +393,60 @@ BEGIN
 		WHERE w.worker_id = p_worker AND w.dead_at IS NULL AND w.stopped_at IS NULL AND w.lease_until > v_now
 	) THEN
 		RETURN QUERY SELECT i::int, 'no_lease', NULL::uuid, NULL::int, NULL::int, NULL::bigint, NULL, NULL, NULL, NULL::boolean, NULL::boolean, NULL, NULL,
-			NULL, NULL, NULL, NULL, NULL::int, NULL FROM generate_subscripts(p_runs, 1) AS i;
+			NULL, NULL, NULL, NULL, NULL::int, NULL, NULL FROM generate_subscripts(p_runs, 1) AS i;
 		RETURN;
 	END IF;
 
-	-- 1. Ready nodes. No counter changes, so the run's row stays unlocked; a cancel that is under way has either
+	-- 1. Timers that have fired and children that have ended: these nodes cease to wait, which a run counts, so the runs
+	--    are locked: first, before any node, and parents before children. Only what is locked here is woken.
+	SELECT array_agg(locked.run_id) INTO v_locked FROM (
+		SELECT s.run_id FROM flowcraft_statuses s
+		WHERE s.run_id IN (
+			SELECT w.run_id
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS w(run_id, node_id, generation, recovers)
+			JOIN flowcraft_nodes n
+				ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+			WHERE n.state IN ('waiting', 'child')
+		)
+		ORDER BY s.depth, s.run_id FOR NO KEY UPDATE
+	) AS locked;
+	IF v_locked IS NOT NULL THEN
+		WITH wanted AS (
+			SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
+			WHERE w.run_id = ANY (v_locked)
+			GROUP BY w.run_id, w.node_id, w.generation, w.recovers
+		), woken AS (
+			UPDATE flowcraft_nodes n
+			SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
+				wake = CASE n.state WHEN 'child' THEN 'child' ELSE 'timer' END,
+				-- Its message was due when the timer was, or when the child ended: the sweep compares messages by it.
+				emitted_at = greatest(n.emitted_at, n.due_at, child.finished_at),
+				due_at = NULL,
+				child_status = coalesce(child.status, n.child_status)
+			FROM wanted w
+			JOIN flowcraft_nodes was
+				ON was.run_id = w.run_id AND was.node_id = w.node_id AND was.generation = w.generation AND was.recovers = w.recovers
+			JOIN flowcraft_statuses s ON s.run_id = w.run_id AND s.status IN ('running', 'awaiting')
+			LEFT JOIN flowcraft_statuses child ON child.run_id = was.child_run_id AND was.state = 'child'
+			WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+				AND (
+					(n.state = 'waiting' AND n.due_at <= v_now)
+					OR (n.state = 'child' AND child.finished_at IS NOT NULL)
+				)
+			RETURNING w.ix, n.run_id,
+				-- Counted as waiting before: every wait, and a child that was known to wait.
+				CASE WHEN was.state = 'waiting' OR was.child_status = 'awaiting' THEN -1 ELSE 0 END AS waiting
+		)
+		SELECT array_agg(woken.ix), array_agg(woken.run_id), array_agg(woken.waiting)
+		INTO v_woken, v_woken_runs, v_woken_waiting FROM woken;
+		IF v_woken IS NOT NULL THEN
+			PERFORM flowcraft_settle_runs(v_woken_runs, array_fill(0, ARRAY[cardinality(v_woken)]), v_woken_waiting,
+				array_fill(0, ARRAY[cardinality(v_woken)]), array_fill(NULL::text, ARRAY[cardinality(v_woken)]));
+		END IF;
+	END IF;
+
+	-- 2. Ready nodes. No counter changes, so the run's row stays unlocked; a cancel that is under way has either
 	--    marked the node already or will mark it `cancelled` right after us.
 	WITH wanted AS (
 		SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
@@ -417,53 +468,7 @@ BEGIN
 			AND n.state = 'ready'
 		RETURNING f.ix
 	)
-	SELECT coalesce(array_agg(c.ix), '{}') INTO v_claimed FROM claimed c;
-
-	-- 2. Timers that have fired and children that have ended: these nodes cease to wait, so the run is locked first.
-	IF cardinality(v_claimed) < cardinality(p_runs) THEN
-		PERFORM FROM flowcraft_statuses s
-		WHERE s.run_id IN (
-			SELECT w.run_id
-			FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS w(run_id, node_id, generation, recovers)
-			JOIN flowcraft_nodes n
-				ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
-			WHERE n.state IN ('waiting', 'child')
-		)
-		ORDER BY s.run_id FOR NO KEY UPDATE;
-		IF FOUND THEN
-			WITH wanted AS (
-				SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
-				FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
-				GROUP BY w.run_id, w.node_id, w.generation, w.recovers
-			), woken AS (
-				UPDATE flowcraft_nodes n
-				SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
-					wake = CASE n.state WHEN 'child' THEN 'child' ELSE 'timer' END,
-					due_at = NULL,
-					child_status = coalesce(child.status, n.child_status)
-				FROM wanted w
-				JOIN flowcraft_nodes was
-					ON was.run_id = w.run_id AND was.node_id = w.node_id AND was.generation = w.generation AND was.recovers = w.recovers
-				JOIN flowcraft_statuses s ON s.run_id = w.run_id AND s.status IN ('running', 'awaiting')
-				LEFT JOIN flowcraft_statuses child ON child.run_id = was.child_run_id AND was.state = 'child'
-				WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
-					AND (
-						(n.state = 'waiting' AND n.due_at <= v_now)
-						OR (n.state = 'child' AND child.finished_at IS NOT NULL)
-					)
-				RETURNING w.ix, n.run_id,
-					-- Counted as waiting before: every wait, and a child that was known to wait.
-					CASE WHEN was.state = 'waiting' OR was.child_status = 'awaiting' THEN -1 ELSE 0 END AS waiting
-			)
-			SELECT array_agg(woken.ix), array_agg(woken.run_id), array_agg(woken.waiting)
-			INTO v_woken, v_woken_runs, v_woken_waiting FROM woken;
-			IF v_woken IS NOT NULL THEN
-				PERFORM flowcraft_settle_runs(v_woken_runs, array_fill(0, ARRAY[cardinality(v_woken)]), v_woken_waiting,
-					array_fill(0, ARRAY[cardinality(v_woken)]), array_fill(NULL::text, ARRAY[cardinality(v_woken)]));
-				v_claimed := v_claimed || v_woken;
-			END IF;
-		END IF;
-	END IF;
+	SELECT coalesce(array_agg(c.ix), '{}') || coalesce(v_woken, '{}') INTO v_claimed FROM claimed c;
 
 	-- 3. What the execution needs: the input that the last taken edge brought, the resume payload, the child's end.
 	RETURN QUERY
@@ -481,7 +486,7 @@ BEGIN
 		n.input IS NOT NULL OR n.input_node IS NOT NULL, n.input IS NOT NULL,
 		coalesce(n.input, source.output),
 		n.child_run_id::text, child.status, child.reason,
-		s.blueprint_id, s.blueprint_hash, s.depth::int, s.traceparent
+		s.blueprint_id, s.blueprint_hash, s.depth::int, s.traceparent, n.dynamic
 	FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
 	LEFT JOIN flowcraft_nodes n
 		ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
@@ -503,29 +508,39 @@ END $$;
 --   retry      another attempt after p_delays ms; p_errors tells why
 --   waiting    for p_waits (JSON), until p_delays ms from now if not null; p_wait_events, p_wait_keys for events
 --   child      until the run p_child_runs ends, which this commit starts from p_child_blueprints
+--   pending    a gather that has added nodes and waits for them to arrive, as a join does
 -- The other groups refer to those nodes by number in their first array:
---   p_next_…   nodes that become ready, once per generation however many ask for it
---   p_arr_…    arrivals at `all` joins, at most one per source and join
+--   p_next_…   nodes that become ready, once per generation however many ask for it; p_next_dynamic for nodes that the
+--              blueprint does not have
+--   p_raise_…  joins that wait for p_raise_by more sources, beside the p_raise_expected ones of the blueprint
+--   p_arr_…    arrivals at `all` joins, at most one per source and join; p_arr_holds, if not null, is what the later
+--              generations begin with for which it holds too
+--   p_held_…   arrivals from outside a loop that hold for the generation of an arrival: its number, then whose and of
+--              which generation
 --   p_rec_…    failed nodes that this one, their fallback, recovers
 --   p_ctx_…    what the node wrote to the context; a null value deletes the key
 --   p_in_…     the context that a child run starts with
 --
 -- Numbers of nodes come back: `committed`; `repeated`, this very claim has finished the node before (the answer to the
--- first commit was lost); `refused`, the child's blueprint does not exist, nothing of this node was applied. All others
--- were lost. `ended` are the runs that ended, `emitted` counts the outbox rows written.
+-- first commit was lost); `refused`, for the reasons in `refusals`, nothing of this node was applied. All others were
+-- lost. `ended` are the runs that ended, `emitted` counts the outbox rows written.
 CREATE OR REPLACE FUNCTION flowcraft_commit(
 	p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_tokens uuid[], p_outcomes text[],
 	p_outputs text[], p_actions text[], p_errors text[], p_reasons text[], p_dead_letters text[], p_delays bigint[],
 	p_waits text[], p_wait_events text[], p_wait_keys text[], p_child_runs text[], p_child_blueprints text[],
 	p_next_of int[], p_next_nodes text[], p_next_generations text[], p_next_recovers text[], p_next_edges int[],
 	p_next_input_nodes text[], p_next_input_generations text[], p_next_input_recovers text[], p_next_inputs text[],
+	p_next_dynamic text[],
+	p_raise_of int[], p_raise_nodes text[], p_raise_generations text[], p_raise_expected int[], p_raise_by int[],
 	p_arr_of int[], p_arr_nodes text[], p_arr_generations text[], p_arr_sources text[], p_arr_taken int[],
 	p_arr_expected int[], p_arr_edges int[],
 	p_arr_input_nodes text[], p_arr_input_generations text[], p_arr_input_recovers text[], p_arr_inputs text[],
+	p_arr_holds text[],
+	p_held_of int[], p_held_sources text[], p_held_generations text[],
 	p_rec_of int[], p_rec_nodes text[], p_rec_generations text[], p_rec_recovers text[],
 	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[],
 	p_in_of int[], p_in_keys text[], p_in_values text[],
-	OUT committed int[], OUT repeated int[], OUT refused int[], OUT ended text[], OUT emitted int
+	OUT committed int[], OUT repeated int[], OUT refused int[], OUT refusals text[], OUT ended text[], OUT emitted int
 )
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan
@@ -547,24 +562,55 @@ DECLARE
 	v_child int;
 	v_emitted int;
 BEGIN
-	committed := '{}'; repeated := '{}'; refused := '{}'; ended := '{}'; emitted := 0;
+	committed := '{}'; repeated := '{}'; refused := '{}'; refusals := '{}'; ended := '{}'; emitted := 0;
 
-	-- 1. The runs, in the order of their ids: whoever else changes one of them waits, and everything below sees what
-	--    is true now (each statement of a VOLATILE function has a fresh snapshot).
-	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.run_id FOR NO KEY UPDATE;
+	-- 1. The runs, parents before children, as a cancel locks them: whoever else changes one of them waits, and
+	--    everything below sees what is true now (each statement of a VOLATILE function has a fresh snapshot).
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.depth, s.run_id FOR NO KEY UPDATE;
 	v_now := clock_timestamp();
 
-	-- 2. A child whose blueprint nobody has registered cannot be started.
-	FOR v_child IN SELECT i FROM generate_subscripts(p_child_blueprints, 1) AS i WHERE p_child_blueprints[i] IS NOT NULL LOOP
-		IF NOT EXISTS (
-			SELECT FROM flowcraft_statuses s
-			JOIN flowcraft_blueprints b ON b.blueprint_id = p_child_blueprints[v_child]
-				AND b.hash = coalesce(s.pins ->> p_child_blueprints[v_child], flowcraft_resolve_blueprint(p_child_blueprints[v_child], NULL))
-			WHERE s.run_id = p_runs[v_child]
-		) THEN
-			refused := refused || v_child;
-		END IF;
-	END LOOP;
+	-- 2. What contradicts the run as it is: a child of a blueprint that nobody has registered, a dynamic node under an id
+	--    that is taken, nodes added to a gather that has fired. Only of claims that still hold: of a repeated commit
+	--    the dynamic nodes exist, as they should.
+	IF EXISTS (SELECT FROM unnest(p_child_blueprints) AS b WHERE b IS NOT NULL)
+		OR EXISTS (SELECT FROM unnest(p_next_dynamic) AS d WHERE d IS NOT NULL) OR cardinality(p_raise_of) > 0
+	THEN
+		WITH holding AS (
+			SELECT g.ix::int AS ix, g.run_id, g.node_id, g.generation, g.child_blueprint
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens, p_child_blueprints)
+				WITH ORDINALITY AS g(run_id, node_id, generation, recovers, token, child_blueprint, ix)
+			JOIN flowcraft_nodes n
+				ON n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+			WHERE n.state = 'running' AND n.claim_token = g.token
+		), contradictions AS (
+			SELECT h.ix, format('There is no blueprint ''%s'' for this subflow', h.child_blueprint) AS why
+			FROM holding h JOIN flowcraft_statuses s ON s.run_id = h.run_id
+			WHERE h.child_blueprint IS NOT NULL AND NOT EXISTS (
+				SELECT FROM flowcraft_blueprints b WHERE b.blueprint_id = h.child_blueprint
+					AND b.hash = coalesce(s.pins ->> h.child_blueprint, flowcraft_resolve_blueprint(h.child_blueprint, NULL))
+			)
+			UNION ALL
+			SELECT h.ix, format('The dynamic node ''%s'' exists already', x.node_id)
+			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_dynamic)
+				AS x(ix, node_id, generation, recovers, dynamic)
+			JOIN holding h ON h.ix = x.ix
+			JOIN flowcraft_nodes n
+				ON n.run_id = h.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = ''
+			-- A fallback of a dynamic node is a node of the blueprint.
+			WHERE x.dynamic IS NOT NULL AND x.recovers = ''
+			UNION ALL
+			SELECT h.ix, format('Node ''%s'' has run already: no more nodes can be added to it', x.node_id)
+			FROM unnest(p_raise_of, p_raise_nodes, p_raise_generations) AS x(ix, node_id, generation)
+			JOIN holding h ON h.ix = x.ix
+			JOIN flowcraft_nodes n
+				ON n.run_id = h.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = ''
+			-- A gather may add nodes to itself.
+			WHERE n.state <> 'pending' AND (n.node_id <> h.node_id OR n.generation <> h.generation)
+		), first_of_each AS (
+			SELECT DISTINCT ON (c.ix) c.ix, c.why FROM contradictions c ORDER BY c.ix
+		)
+		SELECT coalesce(array_agg(f.ix), '{}'), coalesce(array_agg(f.why), '{}') INTO refused, refusals FROM first_of_each f;
+	END IF;
 
 	-- 3. The fence: only the holder of the claim finishes a node, and only while its run is live.
 	WITH given AS (
@@ -590,6 +636,7 @@ BEGIN
 			wait_key = g.wait_key,
 			wake = CASE g.outcome WHEN 'completed' THEN n.wake END,
 			resume = NULL,
+			reemits = CASE WHEN g.outcome IN ('completed', 'failed') THEN n.reemits ELSE 0 END,
 			unrunnable_since = NULL,
 			child_run_id = CASE g.outcome WHEN 'completed' THEN n.child_run_id WHEN 'failed' THEN n.child_run_id ELSE g.child_run_id END,
 			child_status = CASE g.outcome WHEN 'child' THEN 'running' END,
@@ -613,7 +660,7 @@ BEGIN
 		FROM finished f WHERE f.outcome = 'retry'
 	)
 	SELECT array_agg(f.ix), array_agg(f.run_id),
-		array_agg(CASE WHEN f.outcome IN ('completed', 'failed') THEN -1 ELSE 0 END),
+		array_agg(CASE WHEN f.outcome IN ('completed', 'failed', 'pending') THEN -1 ELSE 0 END),
 		array_agg(CASE WHEN f.outcome = 'waiting' THEN 1 ELSE 0 END),
 		array_agg(CASE WHEN f.outcome = 'failed' THEN 1 ELSE 0 END),
 		array_agg(f.reason),
@@ -640,12 +687,12 @@ BEGIN
 	IF cardinality(p_next_of) > 0 THEN
 		WITH added AS (
 			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, emitted_at, input_edge,
-				input_node, input_generation, input_recovers, input)
+				input_node, input_generation, input_recovers, input, dynamic)
 			SELECT p_runs[x.ix], x.node_id, x.generation, x.recovers, 'ready', v_now, x.edge,
-				x.input_node, x.input_generation, x.input_recovers, x.input
+				x.input_node, x.input_generation, x.input_recovers, x.input, x.dynamic
 			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_edges,
-				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs)
-				AS x(ix, node_id, generation, recovers, edge, input_node, input_generation, input_recovers, input)
+				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs, p_next_dynamic)
+				AS x(ix, node_id, generation, recovers, edge, input_node, input_generation, input_recovers, input, dynamic)
 			WHERE x.ix = ANY (committed)
 			ON CONFLICT DO NOTHING
 			RETURNING run_id, node_id, generation, recovers
@@ -663,7 +710,23 @@ BEGIN
 		emitted := emitted + v_emitted;
 	END IF;
 
-	-- 5. Arrivals at `all` joins. The row of an arrival is the gate: what has arrived before counts for nothing.
+	-- 5. Joins that wait for more. Before the arrivals, so that none of them completes a join that is still growing.
+	IF cardinality(p_raise_of) > 0 THEN
+		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, emitted_at)
+		SELECT p_runs[x.ix], x.node_id, x.generation, 'pending', max(x.expected) + sum(x.more), 0, 0, v_now
+		FROM unnest(p_raise_of, p_raise_nodes, p_raise_generations, p_raise_expected, p_raise_by)
+			AS x(ix, node_id, generation, expected, more)
+		WHERE x.ix = ANY (committed)
+		GROUP BY p_runs[x.ix], x.node_id, x.generation
+		ON CONFLICT (run_id, node_id, generation, recovers) DO UPDATE SET
+			expected = n.expected + (
+				SELECT sum(x.more) FROM unnest(p_raise_of, p_raise_nodes, p_raise_generations, p_raise_by)
+					AS x(ix, node_id, generation, more)
+				WHERE x.ix = ANY (committed) AND p_runs[x.ix] = n.run_id AND x.node_id = n.node_id AND x.generation = n.generation
+			);
+	END IF;
+
+	-- 6. Arrivals at `all` joins. The row of an arrival is the gate: what has arrived before counts for nothing.
 	--    Then the counters, folded per join; last, the joins that are complete become ready.
 	IF cardinality(p_arr_of) > 0 THEN
 		WITH given AS (
@@ -706,13 +769,56 @@ BEGIN
 			input = CASE WHEN excluded.input_edge > coalesce(n.input_edge, -1) THEN excluded.input ELSE n.input END
 		WHERE n.state = 'pending';
 
+		-- What has arrived from outside a loop holds for its later generations: those that somebody arrives at now take
+		-- over what has arrived before, those that wait already are told.
+		IF cardinality(p_held_of) > 0 OR EXISTS (SELECT FROM unnest(p_arr_holds) AS h WHERE h IS NOT NULL) THEN
+			WITH given AS (
+				SELECT x.ord, p_runs[x.ix] AS run_id, x.node_id, x.generation, x.source, x.taken, x.holds
+				FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations, p_arr_sources, p_arr_taken, p_arr_holds)
+					WITH ORDINALITY AS x(ix, node_id, generation, source, taken, holds, ord)
+				WHERE x.ix = ANY (committed)
+			), inherited AS (
+				SELECT g.run_id, g.node_id, g.generation, h.source, a.taken
+				FROM given g
+				JOIN unnest(p_held_of, p_held_sources, p_held_generations) AS h(arrival, source, generation) ON h.arrival = g.ord
+				JOIN flowcraft_arrivals a
+					ON a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = h.generation AND a.source = h.source
+				UNION
+				SELECT g.run_id, g.node_id, n.generation, g.source, g.taken
+				FROM given g
+				JOIN flowcraft_nodes n ON n.run_id = g.run_id AND n.node_id = g.node_id
+				WHERE g.holds IS NOT NULL AND n.state = 'pending' AND n.generation <> g.generation
+					AND starts_with(n.generation, g.holds)
+			), arrived AS (
+				INSERT INTO flowcraft_arrivals (run_id, node_id, generation, source, taken)
+				SELECT i.run_id, i.node_id, i.generation, i.source, i.taken FROM inherited i
+				ON CONFLICT DO NOTHING
+				RETURNING run_id, node_id, generation, taken
+			), counted AS (
+				SELECT a.run_id, a.node_id, a.generation, count(*)::int AS arrived, sum(a.taken)::int AS taken
+				FROM arrived a GROUP BY a.run_id, a.node_id, a.generation
+			)
+			UPDATE flowcraft_nodes n SET arrived = n.arrived + c.arrived, taken = n.taken + c.taken
+			FROM counted c
+			WHERE n.run_id = c.run_id AND n.node_id = c.node_id AND n.generation = c.generation AND n.recovers = ''
+				AND n.state = 'pending';
+		END IF;
+
 		WITH touched AS (
-			SELECT DISTINCT p_runs[x.ix] AS run_id, x.node_id, x.generation
+			SELECT DISTINCT p_runs[x.ix] AS run_id, x.node_id
+			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations, p_arr_holds) AS x(ix, node_id, generation, holds)
+			WHERE x.ix = ANY (committed) AND x.holds IS NOT NULL
+		), ripening AS (
+			SELECT p_runs[x.ix] AS run_id, x.node_id, x.generation
 			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations) AS x(ix, node_id, generation)
 			WHERE x.ix = ANY (committed)
+			UNION
+			SELECT n.run_id, n.node_id, n.generation
+			FROM touched t JOIN flowcraft_nodes n ON n.run_id = t.run_id AND n.node_id = t.node_id
+			WHERE n.state = 'pending'
 		), ripe AS (
 			UPDATE flowcraft_nodes n SET state = 'ready', emitted_at = v_now
-			FROM touched t
+			FROM ripening t
 			WHERE n.run_id = t.run_id AND n.node_id = t.node_id AND n.generation = t.generation AND n.recovers = ''
 				AND n.state = 'pending' AND n.arrived >= n.expected AND n.taken > 0
 			RETURNING n.run_id, n.node_id, n.generation
@@ -731,7 +837,7 @@ BEGIN
 	END IF;
 	-- From here on v_runs may be longer than the other counters; what is missing counts as zero.
 
-	-- 6. A fallback that completed stands in for the nodes that failed.
+	-- 7. A fallback that completed stands in for the nodes that failed.
 	IF cardinality(p_rec_of) > 0 THEN
 		WITH recovered AS (
 			UPDATE flowcraft_nodes n SET state = 'recovered', output = 'null', finished_seq = s.commit_seq + 1
@@ -751,7 +857,7 @@ BEGIN
 		v_runs := v_runs || v_more_runs;
 	END IF;
 
-	-- 7. The context: of two nodes of this batch that wrote the same key, the later one counts.
+	-- 8. The context: of two nodes of this batch that wrote the same key, the later one counts.
 	IF cardinality(p_ctx_of) > 0 THEN
 		INSERT INTO flowcraft_contexts (run_id, key, value, seq)
 		SELECT DISTINCT ON (s.run_id, x.key) s.run_id, x.key, x.value, s.commit_seq + 1
@@ -762,7 +868,7 @@ BEGIN
 		ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value, seq = excluded.seq;
 	END IF;
 
-	-- 8. Child runs: their parent's node was fenced above, so each is started once.
+	-- 9. Child runs: their parent's node was fenced above, so each is started once.
 	FOR v_child IN
 		SELECT i FROM generate_subscripts(p_child_blueprints, 1) AS i
 		WHERE p_child_blueprints[i] IS NOT NULL AND i = ANY (committed)
@@ -778,7 +884,7 @@ BEGIN
 		emitted := emitted + 1;
 	END LOOP;
 
-	-- 9. The counters, and with them the end of a run.
+	-- 10. The counters, and with them the end of a run.
 	ended := flowcraft_settle_runs(
 		v_runs,
 		v_live || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_live)]),
@@ -805,9 +911,9 @@ DECLARE
 	v_now timestamptz := clock_timestamp();
 	v_released int;
 BEGIN
-	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.run_id FOR NO KEY UPDATE;
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.depth, s.run_id FOR NO KEY UPDATE;
 	WITH released AS (
-		UPDATE flowcraft_nodes n SET state = 'ready',
+		UPDATE flowcraft_nodes n SET state = 'ready', claim_token = NULL, reemits = 0,
 			due_at = v_now + g.delay_ms * interval '1 millisecond',
 			emitted_at = v_now + g.delay_ms * interval '1 millisecond',
 			unrunnable_since = CASE WHEN p_unrunnable THEN coalesce(n.unrunnable_since, v_now) END
@@ -913,13 +1019,13 @@ BEGIN
 	FROM flowcraft_nodes n WHERE n.run_id = p_run AND n.state = 'waiting';
 	IF p_node IS NULL THEN
 		IF (SELECT count(*) FROM flowcraft_nodes n
-			WHERE n.run_id = p_run AND n.state = 'waiting' AND n.wait::jsonb ->> 'reason' IS DISTINCT FROM 'timer') > 1
+			WHERE n.run_id = p_run AND n.state = 'waiting' AND flowcraft_jsonb(n.wait) ->> 'reason' IS DISTINCT FROM 'timer') > 1
 		THEN
 			outcome := 'ambiguous';
 			RETURN;
 		END IF;
 		SELECT n.node_id, n.generation, n.recovers INTO v_node FROM flowcraft_nodes n
-		WHERE n.run_id = p_run AND n.state = 'waiting' AND n.wait::jsonb ->> 'reason' IS DISTINCT FROM 'timer';
+		WHERE n.run_id = p_run AND n.state = 'waiting' AND flowcraft_jsonb(n.wait) ->> 'reason' IS DISTINCT FROM 'timer';
 	ELSE
 		SELECT n.node_id, n.generation, n.recovers INTO v_node FROM flowcraft_nodes n
 		WHERE n.run_id = p_run AND n.state = 'waiting' AND n.node_id = p_node
@@ -930,7 +1036,7 @@ BEGIN
 		RETURN;
 	END IF;
 
-	UPDATE flowcraft_nodes n SET state = 'ready', wake = 'resume', resume = p_resume, due_at = NULL, emitted_at = v_now
+	UPDATE flowcraft_nodes n SET state = 'ready', wake = 'resume', resume = p_resume, due_at = NULL, emitted_at = v_now, reemits = 0
 	WHERE n.run_id = p_run AND n.node_id = v_node.node_id AND n.generation = v_node.generation AND n.recovers = v_node.recovers
 		AND n.state = 'waiting';
 	DELETE FROM flowcraft_outbox o
@@ -964,9 +1070,10 @@ BEGIN
 	FROM flowcraft_nodes n JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
 	WHERE n.run_id = p_run AND n.node_id = p_node AND n.generation = p_generation AND n.recovers = p_recovers
 		AND n.state = 'child';
-	IF NOT FOUND OR v_child.status IN ('completed', 'failed', 'cancelled') THEN
-		RETURN; -- An ended child is collected by a worker.
+	IF NOT FOUND THEN
+		RETURN;
 	END IF;
+	-- An ended child waits no more; collecting it is a worker's job.
 	v_delta := (v_child.status = 'awaiting')::int - (v_child.known = 'awaiting')::int;
 	UPDATE flowcraft_nodes n SET child_status = v_child.status
 	WHERE n.run_id = p_run AND n.node_id = p_node AND n.generation = p_generation AND n.recovers = p_recovers;
@@ -1034,7 +1141,8 @@ BEGIN
 END $$;
 
 -- What became of the rows that a relay took: p_done are deleted, p_failed come back after their delay. Rows that
--- another relay has taken since are left alone. Losing this in a crash only publishes again: asynchronous.
+-- another relay has taken since are left alone, and so are rows that are locked: by a cancel or a resume, which is about
+-- to delete them, in an order of its own. Losing this in a crash only publishes again: asynchronous.
 CREATE OR REPLACE FUNCTION flowcraft_settle_outbox(
 	p_token uuid, p_done bigint[], p_failed bigint[], p_delays bigint[], p_errors text[]
 ) RETURNS void
@@ -1047,13 +1155,19 @@ AS $$
 BEGIN
 	PERFORM set_config('synchronous_commit', 'off', true);
 	IF cardinality(p_done) > 0 THEN
-		DELETE FROM flowcraft_outbox o WHERE o.id = ANY (p_done) AND o.claim_token = p_token;
+		DELETE FROM flowcraft_outbox o USING (
+			SELECT ours.id FROM flowcraft_outbox ours WHERE ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
+		) AS ours
+		WHERE o.id = ours.id;
 	END IF;
 	IF cardinality(p_failed) > 0 THEN
 		UPDATE flowcraft_outbox o SET claim_token = NULL, claimed_until = NULL, failures = o.failures + 1, last_error = f.error,
 			due_at = clock_timestamp() + f.delay_ms * interval '1 millisecond'
-		FROM unnest(p_failed, p_delays, p_errors) AS f(id, delay_ms, error)
-		WHERE o.id = f.id AND o.claim_token = p_token;
+		FROM (
+			SELECT ours.id FROM flowcraft_outbox ours WHERE ours.id = ANY (p_failed) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
+		) AS ours
+		JOIN unnest(p_failed, p_delays, p_errors) AS f(id, delay_ms, error) ON f.id = ours.id
+		WHERE o.id = ours.id;
 	END IF;
 END $$;
 --> statement-breakpoint
@@ -1107,7 +1221,8 @@ BEGIN
 END $$;
 
 -- Emits again what can run but whose message is lost: a ready node, a timer, or a parent of an ended child that has no
--- row in the outbox although its grace has passed. The grace doubles with each emission, up to 64 times.
+-- row in the outbox although its grace has passed. The grace begins when the message was due or last emitted, and
+-- doubles with each emission, up to 64 times.
 -- p_backlog: messages wait in the broker. Then ours may be among them, and only a node that was passed by (one emitted
 -- a whole grace later runs already) counts as lost.
 CREATE OR REPLACE FUNCTION flowcraft_sweep_lost(p_stalled_ms bigint, p_backlog boolean, p_limit int) RETURNS int
@@ -1162,7 +1277,9 @@ BEGIN
 		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
 		FROM flowcraft_nodes n
 		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
-		WHERE n.state = 'waiting' AND n.due_at IS NOT NULL AND n.due_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+		WHERE n.state = 'waiting' AND n.due_at IS NOT NULL AND n.due_at < v_now - v_grace
+			AND greatest(n.due_at, n.emitted_at) < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND greatest(n.due_at, n.emitted_at) < v_passed - v_grace
 			AND NOT EXISTS (
 				SELECT FROM flowcraft_outbox o
 				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
@@ -1172,7 +1289,7 @@ BEGIN
 		LIMIT p_limit
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), emitted AS (
-		UPDATE flowcraft_nodes n SET reemits = least(n.reemits + 1, 32000)
+		UPDATE flowcraft_nodes n SET emitted_at = v_now, reemits = least(n.reemits + 1, 32000)
 		FROM lost l
 		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
 			AND n.state = 'waiting'
@@ -1188,8 +1305,9 @@ BEGIN
 		FROM flowcraft_nodes n
 		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
 		JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
-		WHERE n.state = 'child' AND n.child_run_id IS NOT NULL
-			AND child.finished_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+		WHERE n.state = 'child' AND n.child_run_id IS NOT NULL AND child.finished_at IS NOT NULL
+			AND greatest(child.finished_at, n.emitted_at) < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND greatest(child.finished_at, n.emitted_at) < v_passed - v_grace
 			AND NOT EXISTS (
 				SELECT FROM flowcraft_outbox o
 				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
@@ -1198,7 +1316,7 @@ BEGIN
 		LIMIT p_limit
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), emitted AS (
-		UPDATE flowcraft_nodes n SET reemits = least(n.reemits + 1, 32000)
+		UPDATE flowcraft_nodes n SET emitted_at = v_now, reemits = least(n.reemits + 1, 32000)
 		FROM lost l
 		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
 			AND n.state = 'child'
@@ -1212,28 +1330,45 @@ BEGIN
 	RETURN v_ready + v_timers + v_children;
 END $$;
 
--- Invariant 7, checked: counts the live nodes of up to p_limit live runs after p_after (in the order of their ids) that
--- nobody has changed for a minute, and sets right what does not agree. A repair is a defect of this software: the
--- caller logs it. `next` is where to go on, null at the end.
+-- Invariant 7, checked: looks at up to p_limit live runs after the run p_after, oldest first, counts the live nodes of
+-- those that nobody has changed for p_quiet_ms, and sets right what does not agree. A repair is a defect of this
+-- software: the caller logs it. `next` is where to go on, null at the end. However many runs have ended costs nothing.
 CREATE OR REPLACE FUNCTION flowcraft_sweep_runs(
 	p_after text, p_limit int, p_quiet_ms bigint, OUT repaired text[], OUT next text
 )
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
 #variable_conflict use_column
 DECLARE
-	v_run record;
+	v_after timestamptz := '-infinity';
+	v_run text;
 	v_counts record;
 BEGIN
 	repaired := '{}';
+	-- A run that is gone by now begins the round again.
+	SELECT s.created_at INTO v_after FROM flowcraft_statuses s WHERE s.run_id = p_after;
+	v_after := coalesce(v_after, '-infinity');
 	FOR v_run IN
-		SELECT s.run_id FROM flowcraft_statuses s
-		WHERE s.run_id > p_after AND s.finished_at IS NULL
-			AND s.updated_at < clock_timestamp() - p_quiet_ms * interval '1 millisecond'
-		ORDER BY s.run_id
+		SELECT page.run_id
+		FROM unnest(ARRAY['running', 'awaiting', 'paused']) AS live(status)
+		CROSS JOIN LATERAL (
+			SELECT s.run_id, s.created_at FROM flowcraft_statuses s
+			WHERE s.status = live.status AND s.finished_at IS NULL AND (s.created_at, s.run_id) > (v_after, p_after)
+			ORDER BY s.created_at, s.run_id LIMIT p_limit
+		) AS page
+		ORDER BY page.created_at, page.run_id
 		LIMIT p_limit
-		FOR NO KEY UPDATE SKIP LOCKED
 	LOOP
-		next := v_run.run_id;
+		next := v_run;
+		-- Somebody who is changing it right now is no stall.
+		PERFORM FROM flowcraft_statuses s
+		WHERE s.run_id = v_run AND s.finished_at IS NULL AND s.updated_at < clock_timestamp() - p_quiet_ms * interval '1 millisecond'
+		FOR NO KEY UPDATE SKIP LOCKED;
+		CONTINUE WHEN NOT FOUND;
 		SELECT
 			count(*) FILTER (WHERE n.state IN ('ready', 'running', 'waiting', 'child'))::int - s.live_count AS live,
 			count(*) FILTER (WHERE n.state = 'waiting' OR (n.state = 'child' AND n.child_status = 'awaiting'))::int - s.waiting_count AS waiting,
@@ -1241,12 +1376,12 @@ BEGIN
 			s.live_count
 		INTO v_counts
 		FROM flowcraft_statuses s LEFT JOIN flowcraft_nodes n ON n.run_id = s.run_id
-		WHERE s.run_id = v_run.run_id
+		WHERE s.run_id = v_run
 		GROUP BY s.run_id;
 		IF v_counts.live <> 0 OR v_counts.waiting <> 0 OR v_counts.failed <> 0 OR v_counts.live_count = 0 THEN
-			PERFORM flowcraft_settle_runs(ARRAY[v_run.run_id], ARRAY[v_counts.live], ARRAY[v_counts.waiting],
+			PERFORM flowcraft_settle_runs(ARRAY[v_run], ARRAY[v_counts.live], ARRAY[v_counts.waiting],
 				ARRAY[v_counts.failed], ARRAY[NULL::text]);
-			repaired := repaired || v_run.run_id;
+			repaired := repaired || v_run;
 		END IF;
 	END LOOP;
 END $$;
@@ -1269,4 +1404,164 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM flowcraft_nodes n WHERE n.worker_id = w.worker_id AND n.state = 'running');
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
 	RETURN v_total;
+END $$;
+--> statement-breakpoint
+-- installed from: 81_reconcile_run.sql
+-- Reconciling: what the sweep does for everybody, asked for by name. As there, a run is stalled if a worker died with
+-- one of its nodes in hand, or if the message of a node that could run is lost; never because something takes long.
+--
+-- A message counts as lost as in flowcraft_sweep_lost: its node has no row in the outbox, and its grace has passed,
+-- doubled with each time that it was emitted again. p_backlog: messages wait in the broker. Then ours may be among
+-- them, and only a node that was passed by (one emitted a whole grace later runs already) counts.
+
+-- Up to p_limit stalled runs after p_after, in the order of their ids. Changes nothing.
+CREATE OR REPLACE FUNCTION flowcraft_stalled_runs(
+	p_after text, p_stalled_ms bigint, p_backlog boolean, p_limit int
+) RETURNS SETOF text
+LANGUAGE plpgsql STABLE ROWS 100
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+	v_now timestamptz := clock_timestamp();
+	v_grace interval := p_stalled_ms * interval '1 millisecond';
+	v_passed timestamptz := 'infinity';
+BEGIN
+	IF p_backlog THEN
+		SELECT coalesce(max(n.emitted_at), '-infinity') INTO v_passed FROM flowcraft_nodes n WHERE n.state = 'running';
+	END IF;
+
+	-- One branch for each partial index on flowcraft_nodes, so that only live nodes are looked at.
+	RETURN QUERY
+	WITH sent AS (
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, n.reemits, n.emitted_at AS sent_at
+		FROM flowcraft_nodes n
+		WHERE n.state = 'ready' AND n.emitted_at < v_now - v_grace
+		UNION ALL
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, n.reemits, greatest(n.due_at, n.emitted_at)
+		FROM flowcraft_nodes n
+		WHERE n.state = 'waiting' AND n.due_at IS NOT NULL AND n.due_at < v_now - v_grace
+		UNION ALL
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, n.reemits, greatest(child.finished_at, n.emitted_at)
+		FROM flowcraft_nodes n JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
+		WHERE n.state = 'child' AND n.child_run_id IS NOT NULL AND child.finished_at < v_now - v_grace
+	), stalled AS (
+		SELECT sent.run_id FROM sent
+		WHERE sent.sent_at < v_now - v_grace * (2 ^ least(sent.reemits, 6))
+			AND sent.sent_at < v_passed - v_grace
+			AND NOT EXISTS (
+				SELECT FROM flowcraft_outbox o
+				WHERE o.run_id = sent.run_id AND o.node_id = sent.node_id AND o.generation = sent.generation
+					AND o.recovers = sent.recovers AND o.kind = 'job'
+			)
+		UNION
+		SELECT n.run_id
+		FROM flowcraft_nodes n LEFT JOIN flowcraft_workers w ON w.worker_id = n.worker_id
+		WHERE n.state = 'running'
+			AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL OR w.lease_until < v_now)
+	)
+	SELECT s.run_id::text
+	FROM stalled JOIN flowcraft_statuses s ON s.run_id = stalled.run_id AND s.status IN ('running', 'awaiting')
+	WHERE s.run_id > p_after
+	ORDER BY s.run_id
+	LIMIT p_limit;
+END $$;
+
+-- Emits again whatever of one run can run but has no worker and no message. `emitted` names those nodes. `status` is
+-- the run's, null for an unknown one; of a run that is neither running nor awaiting nothing is emitted.
+CREATE OR REPLACE FUNCTION flowcraft_reconcile_run(
+	p_run text, p_stalled_ms bigint, p_backlog boolean, OUT status text, OUT emitted text[]
+)
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_run record;
+	v_now timestamptz;
+	v_grace interval := p_stalled_ms * interval '1 millisecond';
+	v_passed timestamptz := 'infinity';
+	v_lost text[];
+BEGIN
+	emitted := '{}';
+	SELECT s.status, s.blueprint_id, s.traceparent INTO v_run
+	FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	status := v_run.status;
+	IF status IS NULL OR status NOT IN ('running', 'awaiting') THEN
+		RETURN;
+	END IF;
+	v_now := clock_timestamp();
+
+	-- 1. Dead workers first lose the right to finish what they hold. One whose heartbeat is being written is alive; one
+	--    that the sweep is burying is left to it.
+	WITH silent AS (
+		SELECT w.worker_id FROM flowcraft_workers w
+		WHERE w.lease_until < v_now AND w.stopped_at IS NULL AND w.dead_at IS NULL
+			AND EXISTS (SELECT FROM flowcraft_nodes n WHERE n.run_id = p_run AND n.state = 'running' AND n.worker_id = w.worker_id)
+		FOR NO KEY UPDATE OF w SKIP LOCKED
+	)
+	UPDATE flowcraft_workers w SET dead_at = v_now FROM silent WHERE w.worker_id = silent.worker_id;
+
+	WITH held AS (
+		SELECT n.node_id, n.generation, n.recovers, n.worker_id
+		FROM flowcraft_nodes n LEFT JOIN flowcraft_workers w ON w.worker_id = n.worker_id
+		WHERE n.run_id = p_run AND n.state = 'running'
+			AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL)
+		FOR NO KEY UPDATE OF n SKIP LOCKED
+	), freed AS (
+		UPDATE flowcraft_nodes n SET state = 'ready', crashes = n.crashes + 1, due_at = NULL, emitted_at = v_now, claim_token = NULL
+		FROM held h
+		WHERE n.run_id = p_run AND n.node_id = h.node_id AND n.generation = h.generation AND n.recovers = h.recovers
+			AND n.state = 'running' AND n.worker_id = h.worker_id
+		RETURNING n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT p_run, f.node_id, f.generation, f.recovers, v_run.blueprint_id, v_run.traceparent, v_now FROM freed f
+	), history AS (
+		INSERT INTO flowcraft_attempts (run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
+		SELECT p_run, f.node_id, f.generation, f.recovers, f.attempt, 'crashed', f.worker_id, f.claimed_at,
+			'{"name":"WorkerDied","message":"The worker that ran this attempt died"}'
+		FROM freed f
+	)
+	SELECT coalesce(array_agg(f.node_id::text), '{}') INTO emitted FROM freed f;
+
+	-- 2. Lost messages: of ready nodes, of timers that are due, of children that have ended.
+	IF p_backlog THEN
+		SELECT coalesce(max(n.emitted_at), '-infinity') INTO v_passed FROM flowcraft_nodes n WHERE n.state = 'running';
+	END IF;
+	WITH lost AS (
+		SELECT n.node_id, n.generation, n.recovers, n.state
+		FROM flowcraft_nodes n
+		LEFT JOIN flowcraft_statuses child ON child.run_id = n.child_run_id AND n.state = 'child'
+		CROSS JOIN LATERAL (
+			-- A null among them: no timer, or a child that has not ended.
+			SELECT CASE n.state WHEN 'ready' THEN n.emitted_at WHEN 'waiting' THEN n.due_at ELSE child.finished_at END
+				+ greatest(n.emitted_at - CASE n.state WHEN 'ready' THEN n.emitted_at WHEN 'waiting' THEN n.due_at ELSE child.finished_at END, '0')
+		) AS message(sent_at)
+		WHERE n.run_id = p_run AND n.state IN ('ready', 'waiting', 'child')
+			AND message.sent_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND message.sent_at < v_passed - v_grace
+			AND NOT EXISTS (
+				SELECT FROM flowcraft_outbox o
+				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
+					AND o.kind = 'job'
+			)
+		FOR NO KEY UPDATE OF n SKIP LOCKED
+	), again AS (
+		UPDATE flowcraft_nodes n SET
+			emitted_at = CASE n.state WHEN 'ready' THEN v_now ELSE n.emitted_at END,
+			reemits = least(n.reemits + 1, 32000)
+		FROM lost l
+		WHERE n.run_id = p_run AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
+			AND n.state = l.state
+		RETURNING n.node_id, n.generation, n.recovers
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT p_run, a.node_id, a.generation, a.recovers, v_run.blueprint_id, v_run.traceparent, v_now FROM again a
+	)
+	SELECT coalesce(array_agg(a.node_id::text), '{}') INTO v_lost FROM again a;
+	emitted := emitted || v_lost;
 END $$;

@@ -8,29 +8,39 @@
 --   retry      another attempt after p_delays ms; p_errors tells why
 --   waiting    for p_waits (JSON), until p_delays ms from now if not null; p_wait_events, p_wait_keys for events
 --   child      until the run p_child_runs ends, which this commit starts from p_child_blueprints
+--   pending    a gather that has added nodes and waits for them to arrive, as a join does
 -- The other groups refer to those nodes by number in their first array:
---   p_next_…   nodes that become ready, once per generation however many ask for it
---   p_arr_…    arrivals at `all` joins, at most one per source and join
+--   p_next_…   nodes that become ready, once per generation however many ask for it; p_next_dynamic for nodes that the
+--              blueprint does not have
+--   p_raise_…  joins that wait for p_raise_by more sources, beside the p_raise_expected ones of the blueprint
+--   p_arr_…    arrivals at `all` joins, at most one per source and join; p_arr_holds, if not null, is what the later
+--              generations begin with for which it holds too
+--   p_held_…   arrivals from outside a loop that hold for the generation of an arrival: its number, then whose and of
+--              which generation
 --   p_rec_…    failed nodes that this one, their fallback, recovers
 --   p_ctx_…    what the node wrote to the context; a null value deletes the key
 --   p_in_…     the context that a child run starts with
 --
 -- Numbers of nodes come back: `committed`; `repeated`, this very claim has finished the node before (the answer to the
--- first commit was lost); `refused`, the child's blueprint does not exist, nothing of this node was applied. All others
--- were lost. `ended` are the runs that ended, `emitted` counts the outbox rows written.
+-- first commit was lost); `refused`, for the reasons in `refusals`, nothing of this node was applied. All others were
+-- lost. `ended` are the runs that ended, `emitted` counts the outbox rows written.
 CREATE OR REPLACE FUNCTION flowcraft_commit(
 	p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_tokens uuid[], p_outcomes text[],
 	p_outputs text[], p_actions text[], p_errors text[], p_reasons text[], p_dead_letters text[], p_delays bigint[],
 	p_waits text[], p_wait_events text[], p_wait_keys text[], p_child_runs text[], p_child_blueprints text[],
 	p_next_of int[], p_next_nodes text[], p_next_generations text[], p_next_recovers text[], p_next_edges int[],
 	p_next_input_nodes text[], p_next_input_generations text[], p_next_input_recovers text[], p_next_inputs text[],
+	p_next_dynamic text[],
+	p_raise_of int[], p_raise_nodes text[], p_raise_generations text[], p_raise_expected int[], p_raise_by int[],
 	p_arr_of int[], p_arr_nodes text[], p_arr_generations text[], p_arr_sources text[], p_arr_taken int[],
 	p_arr_expected int[], p_arr_edges int[],
 	p_arr_input_nodes text[], p_arr_input_generations text[], p_arr_input_recovers text[], p_arr_inputs text[],
+	p_arr_holds text[],
+	p_held_of int[], p_held_sources text[], p_held_generations text[],
 	p_rec_of int[], p_rec_nodes text[], p_rec_generations text[], p_rec_recovers text[],
 	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[],
 	p_in_of int[], p_in_keys text[], p_in_values text[],
-	OUT committed int[], OUT repeated int[], OUT refused int[], OUT ended text[], OUT emitted int
+	OUT committed int[], OUT repeated int[], OUT refused int[], OUT refusals text[], OUT ended text[], OUT emitted int
 )
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan
@@ -52,24 +62,55 @@ DECLARE
 	v_child int;
 	v_emitted int;
 BEGIN
-	committed := '{}'; repeated := '{}'; refused := '{}'; ended := '{}'; emitted := 0;
+	committed := '{}'; repeated := '{}'; refused := '{}'; refusals := '{}'; ended := '{}'; emitted := 0;
 
 	-- 1. The runs, parents before children, as a cancel locks them: whoever else changes one of them waits, and
 	--    everything below sees what is true now (each statement of a VOLATILE function has a fresh snapshot).
 	PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (p_runs) ORDER BY s.depth, s.run_id FOR NO KEY UPDATE;
 	v_now := clock_timestamp();
 
-	-- 2. A child whose blueprint nobody has registered cannot be started.
-	FOR v_child IN SELECT i FROM generate_subscripts(p_child_blueprints, 1) AS i WHERE p_child_blueprints[i] IS NOT NULL LOOP
-		IF NOT EXISTS (
-			SELECT FROM flowcraft_statuses s
-			JOIN flowcraft_blueprints b ON b.blueprint_id = p_child_blueprints[v_child]
-				AND b.hash = coalesce(s.pins ->> p_child_blueprints[v_child], flowcraft_resolve_blueprint(p_child_blueprints[v_child], NULL))
-			WHERE s.run_id = p_runs[v_child]
-		) THEN
-			refused := refused || v_child;
-		END IF;
-	END LOOP;
+	-- 2. What contradicts the run as it is: a child of a blueprint that nobody has registered, a dynamic node under an id
+	--    that is taken, nodes added to a gather that has fired. Only of claims that still hold: of a repeated commit
+	--    the dynamic nodes exist, as they should.
+	IF EXISTS (SELECT FROM unnest(p_child_blueprints) AS b WHERE b IS NOT NULL)
+		OR EXISTS (SELECT FROM unnest(p_next_dynamic) AS d WHERE d IS NOT NULL) OR cardinality(p_raise_of) > 0
+	THEN
+		WITH holding AS (
+			SELECT g.ix::int AS ix, g.run_id, g.node_id, g.generation, g.child_blueprint
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens, p_child_blueprints)
+				WITH ORDINALITY AS g(run_id, node_id, generation, recovers, token, child_blueprint, ix)
+			JOIN flowcraft_nodes n
+				ON n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+			WHERE n.state = 'running' AND n.claim_token = g.token
+		), contradictions AS (
+			SELECT h.ix, format('There is no blueprint ''%s'' for this subflow', h.child_blueprint) AS why
+			FROM holding h JOIN flowcraft_statuses s ON s.run_id = h.run_id
+			WHERE h.child_blueprint IS NOT NULL AND NOT EXISTS (
+				SELECT FROM flowcraft_blueprints b WHERE b.blueprint_id = h.child_blueprint
+					AND b.hash = coalesce(s.pins ->> h.child_blueprint, flowcraft_resolve_blueprint(h.child_blueprint, NULL))
+			)
+			UNION ALL
+			SELECT h.ix, format('The dynamic node ''%s'' exists already', x.node_id)
+			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_dynamic)
+				AS x(ix, node_id, generation, recovers, dynamic)
+			JOIN holding h ON h.ix = x.ix
+			JOIN flowcraft_nodes n
+				ON n.run_id = h.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = ''
+			-- A fallback of a dynamic node is a node of the blueprint.
+			WHERE x.dynamic IS NOT NULL AND x.recovers = ''
+			UNION ALL
+			SELECT h.ix, format('Node ''%s'' has run already: no more nodes can be added to it', x.node_id)
+			FROM unnest(p_raise_of, p_raise_nodes, p_raise_generations) AS x(ix, node_id, generation)
+			JOIN holding h ON h.ix = x.ix
+			JOIN flowcraft_nodes n
+				ON n.run_id = h.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = ''
+			-- A gather may add nodes to itself.
+			WHERE n.state <> 'pending' AND (n.node_id <> h.node_id OR n.generation <> h.generation)
+		), first_of_each AS (
+			SELECT DISTINCT ON (c.ix) c.ix, c.why FROM contradictions c ORDER BY c.ix
+		)
+		SELECT coalesce(array_agg(f.ix), '{}'), coalesce(array_agg(f.why), '{}') INTO refused, refusals FROM first_of_each f;
+	END IF;
 
 	-- 3. The fence: only the holder of the claim finishes a node, and only while its run is live.
 	WITH given AS (
@@ -119,7 +160,7 @@ BEGIN
 		FROM finished f WHERE f.outcome = 'retry'
 	)
 	SELECT array_agg(f.ix), array_agg(f.run_id),
-		array_agg(CASE WHEN f.outcome IN ('completed', 'failed') THEN -1 ELSE 0 END),
+		array_agg(CASE WHEN f.outcome IN ('completed', 'failed', 'pending') THEN -1 ELSE 0 END),
 		array_agg(CASE WHEN f.outcome = 'waiting' THEN 1 ELSE 0 END),
 		array_agg(CASE WHEN f.outcome = 'failed' THEN 1 ELSE 0 END),
 		array_agg(f.reason),
@@ -146,12 +187,12 @@ BEGIN
 	IF cardinality(p_next_of) > 0 THEN
 		WITH added AS (
 			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, emitted_at, input_edge,
-				input_node, input_generation, input_recovers, input)
+				input_node, input_generation, input_recovers, input, dynamic)
 			SELECT p_runs[x.ix], x.node_id, x.generation, x.recovers, 'ready', v_now, x.edge,
-				x.input_node, x.input_generation, x.input_recovers, x.input
+				x.input_node, x.input_generation, x.input_recovers, x.input, x.dynamic
 			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_edges,
-				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs)
-				AS x(ix, node_id, generation, recovers, edge, input_node, input_generation, input_recovers, input)
+				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs, p_next_dynamic)
+				AS x(ix, node_id, generation, recovers, edge, input_node, input_generation, input_recovers, input, dynamic)
 			WHERE x.ix = ANY (committed)
 			ON CONFLICT DO NOTHING
 			RETURNING run_id, node_id, generation, recovers
@@ -169,7 +210,23 @@ BEGIN
 		emitted := emitted + v_emitted;
 	END IF;
 
-	-- 5. Arrivals at `all` joins. The row of an arrival is the gate: what has arrived before counts for nothing.
+	-- 5. Joins that wait for more. Before the arrivals, so that none of them completes a join that is still growing.
+	IF cardinality(p_raise_of) > 0 THEN
+		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, emitted_at)
+		SELECT p_runs[x.ix], x.node_id, x.generation, 'pending', max(x.expected) + sum(x.more), 0, 0, v_now
+		FROM unnest(p_raise_of, p_raise_nodes, p_raise_generations, p_raise_expected, p_raise_by)
+			AS x(ix, node_id, generation, expected, more)
+		WHERE x.ix = ANY (committed)
+		GROUP BY p_runs[x.ix], x.node_id, x.generation
+		ON CONFLICT (run_id, node_id, generation, recovers) DO UPDATE SET
+			expected = n.expected + (
+				SELECT sum(x.more) FROM unnest(p_raise_of, p_raise_nodes, p_raise_generations, p_raise_by)
+					AS x(ix, node_id, generation, more)
+				WHERE x.ix = ANY (committed) AND p_runs[x.ix] = n.run_id AND x.node_id = n.node_id AND x.generation = n.generation
+			);
+	END IF;
+
+	-- 6. Arrivals at `all` joins. The row of an arrival is the gate: what has arrived before counts for nothing.
 	--    Then the counters, folded per join; last, the joins that are complete become ready.
 	IF cardinality(p_arr_of) > 0 THEN
 		WITH given AS (
@@ -212,13 +269,56 @@ BEGIN
 			input = CASE WHEN excluded.input_edge > coalesce(n.input_edge, -1) THEN excluded.input ELSE n.input END
 		WHERE n.state = 'pending';
 
+		-- What has arrived from outside a loop holds for its later generations: those that somebody arrives at now take
+		-- over what has arrived before, those that wait already are told.
+		IF cardinality(p_held_of) > 0 OR EXISTS (SELECT FROM unnest(p_arr_holds) AS h WHERE h IS NOT NULL) THEN
+			WITH given AS (
+				SELECT x.ord, p_runs[x.ix] AS run_id, x.node_id, x.generation, x.source, x.taken, x.holds
+				FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations, p_arr_sources, p_arr_taken, p_arr_holds)
+					WITH ORDINALITY AS x(ix, node_id, generation, source, taken, holds, ord)
+				WHERE x.ix = ANY (committed)
+			), inherited AS (
+				SELECT g.run_id, g.node_id, g.generation, h.source, a.taken
+				FROM given g
+				JOIN unnest(p_held_of, p_held_sources, p_held_generations) AS h(arrival, source, generation) ON h.arrival = g.ord
+				JOIN flowcraft_arrivals a
+					ON a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = h.generation AND a.source = h.source
+				UNION
+				SELECT g.run_id, g.node_id, n.generation, g.source, g.taken
+				FROM given g
+				JOIN flowcraft_nodes n ON n.run_id = g.run_id AND n.node_id = g.node_id
+				WHERE g.holds IS NOT NULL AND n.state = 'pending' AND n.generation <> g.generation
+					AND starts_with(n.generation, g.holds)
+			), arrived AS (
+				INSERT INTO flowcraft_arrivals (run_id, node_id, generation, source, taken)
+				SELECT i.run_id, i.node_id, i.generation, i.source, i.taken FROM inherited i
+				ON CONFLICT DO NOTHING
+				RETURNING run_id, node_id, generation, taken
+			), counted AS (
+				SELECT a.run_id, a.node_id, a.generation, count(*)::int AS arrived, sum(a.taken)::int AS taken
+				FROM arrived a GROUP BY a.run_id, a.node_id, a.generation
+			)
+			UPDATE flowcraft_nodes n SET arrived = n.arrived + c.arrived, taken = n.taken + c.taken
+			FROM counted c
+			WHERE n.run_id = c.run_id AND n.node_id = c.node_id AND n.generation = c.generation AND n.recovers = ''
+				AND n.state = 'pending';
+		END IF;
+
 		WITH touched AS (
-			SELECT DISTINCT p_runs[x.ix] AS run_id, x.node_id, x.generation
+			SELECT DISTINCT p_runs[x.ix] AS run_id, x.node_id
+			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations, p_arr_holds) AS x(ix, node_id, generation, holds)
+			WHERE x.ix = ANY (committed) AND x.holds IS NOT NULL
+		), ripening AS (
+			SELECT p_runs[x.ix] AS run_id, x.node_id, x.generation
 			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations) AS x(ix, node_id, generation)
 			WHERE x.ix = ANY (committed)
+			UNION
+			SELECT n.run_id, n.node_id, n.generation
+			FROM touched t JOIN flowcraft_nodes n ON n.run_id = t.run_id AND n.node_id = t.node_id
+			WHERE n.state = 'pending'
 		), ripe AS (
 			UPDATE flowcraft_nodes n SET state = 'ready', emitted_at = v_now
-			FROM touched t
+			FROM ripening t
 			WHERE n.run_id = t.run_id AND n.node_id = t.node_id AND n.generation = t.generation AND n.recovers = ''
 				AND n.state = 'pending' AND n.arrived >= n.expected AND n.taken > 0
 			RETURNING n.run_id, n.node_id, n.generation
@@ -237,7 +337,7 @@ BEGIN
 	END IF;
 	-- From here on v_runs may be longer than the other counters; what is missing counts as zero.
 
-	-- 6. A fallback that completed stands in for the nodes that failed.
+	-- 7. A fallback that completed stands in for the nodes that failed.
 	IF cardinality(p_rec_of) > 0 THEN
 		WITH recovered AS (
 			UPDATE flowcraft_nodes n SET state = 'recovered', output = 'null', finished_seq = s.commit_seq + 1
@@ -257,7 +357,7 @@ BEGIN
 		v_runs := v_runs || v_more_runs;
 	END IF;
 
-	-- 7. The context: of two nodes of this batch that wrote the same key, the later one counts.
+	-- 8. The context: of two nodes of this batch that wrote the same key, the later one counts.
 	IF cardinality(p_ctx_of) > 0 THEN
 		INSERT INTO flowcraft_contexts (run_id, key, value, seq)
 		SELECT DISTINCT ON (s.run_id, x.key) s.run_id, x.key, x.value, s.commit_seq + 1
@@ -268,7 +368,7 @@ BEGIN
 		ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value, seq = excluded.seq;
 	END IF;
 
-	-- 8. Child runs: their parent's node was fenced above, so each is started once.
+	-- 9. Child runs: their parent's node was fenced above, so each is started once.
 	FOR v_child IN
 		SELECT i FROM generate_subscripts(p_child_blueprints, 1) AS i
 		WHERE p_child_blueprints[i] IS NOT NULL AND i = ANY (committed)
@@ -284,7 +384,7 @@ BEGIN
 		emitted := emitted + 1;
 	END LOOP;
 
-	-- 9. The counters, and with them the end of a run.
+	-- 10. The counters, and with them the end of a run.
 	ended := flowcraft_settle_runs(
 		v_runs,
 		v_live || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_live)]),

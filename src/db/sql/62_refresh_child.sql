@@ -17,9 +17,10 @@ BEGIN
 	FROM flowcraft_nodes n JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
 	WHERE n.run_id = p_run AND n.node_id = p_node AND n.generation = p_generation AND n.recovers = p_recovers
 		AND n.state = 'child';
-	IF NOT FOUND OR v_child.status IN ('completed', 'failed', 'cancelled') THEN
-		RETURN; -- An ended child is collected by a worker.
+	IF NOT FOUND THEN
+		RETURN;
 	END IF;
+	-- An ended child waits no more; collecting it is a worker's job.
 	v_delta := (v_child.status = 'awaiting')::int - (v_child.known = 'awaiting')::int;
 	UPDATE flowcraft_nodes n SET child_status = v_child.status
 	WHERE n.run_id = p_run AND n.node_id = p_node AND n.generation = p_generation AND n.recovers = p_recovers;

@@ -30,11 +30,11 @@ BEGIN
 		FROM flowcraft_nodes n
 		WHERE n.state = 'ready' AND n.emitted_at < v_now - v_grace
 		UNION ALL
-		SELECT n.run_id, n.node_id, n.generation, n.recovers, n.reemits, n.due_at
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, n.reemits, greatest(n.due_at, n.emitted_at)
 		FROM flowcraft_nodes n
 		WHERE n.state = 'waiting' AND n.due_at IS NOT NULL AND n.due_at < v_now - v_grace
 		UNION ALL
-		SELECT n.run_id, n.node_id, n.generation, n.recovers, n.reemits, child.finished_at
+		SELECT n.run_id, n.node_id, n.generation, n.recovers, n.reemits, greatest(child.finished_at, n.emitted_at)
 		FROM flowcraft_nodes n JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
 		WHERE n.state = 'child' AND n.child_run_id IS NOT NULL AND child.finished_at < v_now - v_grace
 	), stalled AS (
@@ -128,7 +128,9 @@ BEGIN
 		FROM flowcraft_nodes n
 		LEFT JOIN flowcraft_statuses child ON child.run_id = n.child_run_id AND n.state = 'child'
 		CROSS JOIN LATERAL (
+			-- A null among them: no timer, or a child that has not ended.
 			SELECT CASE n.state WHEN 'ready' THEN n.emitted_at WHEN 'waiting' THEN n.due_at ELSE child.finished_at END
+				+ greatest(n.emitted_at - CASE n.state WHEN 'ready' THEN n.emitted_at WHEN 'waiting' THEN n.due_at ELSE child.finished_at END, '0')
 		) AS message(sent_at)
 		WHERE n.run_id = p_run AND n.state IN ('ready', 'waiting', 'child')
 			AND message.sent_at < v_now - v_grace * (2 ^ least(n.reemits, 6))

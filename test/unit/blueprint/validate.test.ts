@@ -35,18 +35,19 @@ describe('a blueprint is refused', () => {
 			["/nodes/1/config/fallback the fallbacks lead back to 'a'", "/nodes/2/config/fallback the fallbacks lead back to 'b'"],
 		],
 		[
-			'with a cycle',
-			{
-				id: 'x',
-				nodes: [node('s'), node('a'), node('b')],
-				edges: [{ source: 's', target: 'a' }, { source: 'a', target: 'b' }, { source: 'b', target: 'a' }],
-			},
-			['/edges cycles are not supported in this version: a → b → a'],
+			'with constructs that cannot run yet',
+			{ id: 'x', nodes: [node('a', { uses: 'webhook' })], edges: [] },
+			["/nodes/0/uses webhooks ('webhook') are not supported in this version"],
 		],
 		[
-			'with constructs that cannot run yet',
-			{ id: 'x', nodes: [node('a', { uses: 'batch-scatter' })], edges: [] },
-			["/nodes/0/uses batches ('batch-scatter') are not supported in this version"],
+			'with a loop that has no way into its body',
+			{ id: 'x', nodes: [node('a'), node('l', { uses: 'loop-controller', params: { condition: 'more' } })], edges: [{ source: 'a', target: 'l' }] },
+			["/nodes/1/id loop 'l' has no edge with the action 'continue' to the start of its body"],
+		],
+		[
+			'with a batch that gathers nowhere',
+			{ id: 'x', nodes: [node('s', { uses: 'batch-scatter', params: { workerUsesKey: 'w', gatherNodeId: 'g' } })], edges: [] },
+			["/nodes/0/params/gatherNodeId there is no batch-gather node 'g'"],
 		],
 		[
 			'with a subflow that names no blueprint',

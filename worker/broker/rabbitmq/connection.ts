@@ -209,7 +209,9 @@ export class SupervisedConnection extends Connection {
 				reported = this.lastError
 			}
 			const rounds = Math.floor(Math.max(0, failures - 1) / urls.length)
-			await this.#stop.wait(withJitter(Math.min(minBackoffMs * 2 ** Math.min(rounds, 16), maxBackoffMs)))
+			await this.#stop.wait(
+				withJitter(Math.min(minBackoffMs * 2 ** Math.min(rounds, 16), maxBackoffMs)),
+			)
 		}
 	}
 

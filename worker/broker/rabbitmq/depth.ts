@@ -30,10 +30,15 @@ export class DepthProbe {
 	}
 
 	async #ask(queue: string): Promise<number | undefined> {
-		if (this.#connection.model === undefined || this.#connection.blockedReason !== undefined) return undefined
+		if (this.#connection.model === undefined || this.#connection.blockedReason !== undefined)
+			return undefined
 		try {
 			const channel = await this.#open()
-			const { messageCount } = await withDeadline(channel.checkQueue(queue), this.#timeoutMs, `asking for ${queue}`)
+			const { messageCount } = await withDeadline(
+				channel.checkQueue(queue),
+				this.#timeoutMs,
+				`asking for ${queue}`,
+			)
 			return messageCount
 		} catch (error) {
 			this.close()

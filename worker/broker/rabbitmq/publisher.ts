@@ -130,9 +130,11 @@ export class Publisher {
 		const faults = new Map<string, string>()
 		await Promise.all(
 			queues.map((queue) =>
-				withDeadline(this.#options.topology.ensure(queue), deadline.remainingMs(), `declaring ${queue}`).catch(
-					(error: unknown) => faults.set(queue, messageOf(error)),
-				),
+				withDeadline(
+					this.#options.topology.ensure(queue),
+					deadline.remainingMs(),
+					`declaring ${queue}`,
+				).catch((error: unknown) => faults.set(queue, messageOf(error))),
 			),
 		)
 		if (faults.size === 0) return items
@@ -179,7 +181,10 @@ class Lane {
 		const open = await withDeadline(opening, deadline.remainingMs(), 'opening a channel')
 		for (const item of items) {
 			if (!open.writable) {
-				await open.changed.until(() => open.writable || open.ended !== undefined, deadline.remainingMs())
+				await open.changed.until(
+					() => open.writable || open.ended !== undefined,
+					deadline.remainingMs(),
+				)
 				if (!open.writable) break
 			}
 			if (open.ended !== undefined) break
@@ -221,17 +226,14 @@ class Lane {
 
 	async #openNow(onEnded: () => void): Promise<OpenLane> {
 		const { connection, setupTimeoutMs } = this.#options
-		let open: OpenLane | undefined
 		const channel = await openChannel(connection, (model) => model.createConfirmChannel(), {
 			timeoutMs: setupTimeoutMs,
 			onClosed: (error) => {
 				if (amqpCode(error) === 404) this.#topology?.forgetAll()
-				open?.end(error?.message ?? `connection lost: ${connection.lastError}`)
 				onEnded()
 			},
 		})
-		open = new OpenLane(channel, (routingKey) => this.#topology?.forget(routingKey))
-		return open
+		return new OpenLane(channel, connection, (routingKey) => this.#topology?.forget(routingKey))
 	}
 }
 
@@ -247,9 +249,14 @@ class OpenLane {
 	readonly #onUnroutable: (routingKey: string) => void
 	#retired = false
 
-	constructor(channel: ConfirmChannel, onUnroutable: (routingKey: string) => void) {
+	constructor(channel: ConfirmChannel, connection: Connection, onUnroutable: (routingKey: string) => void) {
 		this.#channel = channel
 		this.#onUnroutable = onUnroutable
+		let cause: string | undefined
+		channel.on('error', (error) => {
+			cause = error.message
+		})
+		channel.on('close', () => this.#end(cause ?? `connection lost: ${connection.lastError}`))
 		channel.on('drain', () => {
 			this.writable = true
 			this.changed.notify()
@@ -276,11 +283,11 @@ class OpenLane {
 			this.#outstanding.delete(item)
 			item.settle(failed(messageOf(error)))
 			// Otherwise it was the message: a name or header that cannot be encoded. The channel is fine.
-			if (error instanceof IllegalOperationError) this.end(messageOf(error))
+			if (error instanceof IllegalOperationError) this.#end(messageOf(error))
 		}
 	}
 
-	end(reason: string): void {
+	#end(reason: string): void {
 		this.ended ??= reason
 		for (const item of this.#outstanding) item.settle(failed(this.ended))
 		this.#outstanding.clear()
@@ -293,7 +300,7 @@ class OpenLane {
 	}
 
 	#onVerdict(item: Item, error: unknown): void {
-		// The end of the channel comes here too, before its cause is known: `end` follows and tells it.
+		// The end of the channel comes here too, before its cause is known: `#end` follows and tells it.
 		if (error instanceof Error && error.message !== NACKED) return
 		this.#outstanding.delete(item)
 		if (error instanceof Error) {

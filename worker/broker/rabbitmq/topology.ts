@@ -92,7 +92,8 @@ export class Topology {
 	/** The queue or its binding turned out to be missing: declare it again when it is next needed. */
 	forget(queue: string): void {
 		const known = this.#declared.get(queue)
-		if (known !== undefined && !known.isUnderWay && known.retryAt === undefined) this.#declared.delete(queue)
+		if (known !== undefined && !known.isUnderWay && known.retryAt === undefined)
+			this.#declared.delete(queue)
 	}
 
 	/** The jobs exchange turned out to be missing. */
@@ -102,7 +103,8 @@ export class Topology {
 
 	/** On a channel of its own, which a refusal closes. */
 	async #declare(queue: string): Promise<void> {
-		const { jobsExchange, deliveryLimit, deadLetterMaxLength, queueArguments, setupTimeoutMs } = this.#options
+		const { jobsExchange, deliveryLimit, deadLetterMaxLength, queueArguments, setupTimeoutMs } =
+			this.#options
 		const deadExchange = `${jobsExchange}.dead`
 		const deadQueue = `${queue}.dead`
 		const channel = await openChannel(this.#connection, (model) => model.createChannel(), {

@@ -1,0 +1,85 @@
+/**
+ * Batches: a scatter makes one node of each item of its input, a gather waits for them and collects their outputs, a
+ * chunk at a time. Flowcraft's parameters and context keys; the cursor belongs to one generation, so that a batch in a
+ * loop begins anew with each turn.
+ */
+import { FlowcraftError, type NodeDefinition } from 'flowcraft'
+import { contentHash } from '../../src/blueprint/hash.js'
+import type { ClaimedNode } from '../../src/claim/claim.js'
+import type { BufferedContext } from '../../src/context/node-context.js'
+
+/** What the gather needs to make the next chunk. Stored under `_batch.<gather>`. */
+interface Batch {
+	readonly scatterId: string
+	readonly batchId: string
+	readonly workerUsesKey: string
+	readonly chunkSize: number
+	readonly total: number
+}
+
+export interface Scattered {
+	readonly output: { readonly gatherNodeId: string; readonly hasMore: boolean }
+	readonly dynamicNodes: NodeDefinition[]
+}
+
+export type Gathered =
+	| { readonly type: 'more'; readonly dynamicNodes: readonly NodeDefinition[] }
+	| { readonly type: 'done'; readonly results: readonly unknown[] }
+
+/** @throws FlowcraftError, fatal, for parameters that make no sense; Error for an input that is no array */
+export async function scatter(node: NodeDefinition, claimed: ClaimedNode, input: unknown, context: BufferedContext): Promise<Scattered> {
+	const items: unknown = input ?? []
+	if (!Array.isArray(items)) throw new Error(`Input for batch-scatter node '${node.id}' must be an array.`)
+	const { workerUsesKey, gatherNodeId, chunkSize = items.length } = (node.params ?? {}) as Record<string, unknown>
+	if (typeof workerUsesKey !== 'string' || typeof gatherNodeId !== 'string') {
+		throw fatal(node, `Batch-scatter node '${node.id}' requires the parameters 'workerUsesKey' and 'gatherNodeId'.`)
+	}
+	if (typeof chunkSize !== 'number' || !Number.isInteger(chunkSize) || chunkSize < Math.min(items.length, 1)) {
+		throw fatal(node, `Batch-scatter node '${node.id}' has the invalid chunkSize ${JSON.stringify(chunkSize)}: expected a whole number of at least 1.`)
+	}
+	const batchId = await contentHash(JSON.stringify([claimed.key, claimed.attempt]))
+	const batch: Batch = { scatterId: node.id, batchId, workerUsesKey, chunkSize, total: items.length }
+	for (const [position, item] of items.entries()) await context.set(itemKey(batch, position), item)
+	await context.set(`_batch.${gatherNodeId}`, batch)
+	const dynamicNodes = await nextChunk(batch, gatherNodeId, 0, [], context)
+	return { output: { gatherNodeId, hasMore: dynamicNodes.length < items.length }, dynamicNodes }
+}
+
+/** The next chunk, or the outputs of all items in the order of the input; an item without an output is left out. */
+export async function gather(node: NodeDefinition, context: BufferedContext): Promise<Gathered> {
+	const batch = (await context.get(`_batch.${node.id}`)) as Batch | undefined
+	if (batch === undefined) throw fatal(node, `Batch-gather node '${node.id}' has no batch to gather: no scatter names it.`)
+	const workerIds = ((await context.get(`${node.id}_allWorkerIds`)) ?? []) as string[]
+	if (workerIds.length < batch.total) {
+		return { type: 'more', dynamicNodes: await nextChunk(batch, node.id, workerIds.length, workerIds, context) }
+	}
+	const outputs = await context.pick(workerIds.map((id) => `_outputs.${id}`))
+	const results = workerIds.map((id) => outputs[`_outputs.${id}`]).filter((output) => output !== undefined)
+	const outputKey: unknown = node.params?.['outputKey']
+	if (typeof outputKey === 'string') await context.set(outputKey, results)
+	return { type: 'done', results }
+}
+
+async function nextChunk(
+	batch: Batch,
+	gatherId: string,
+	from: number,
+	before: readonly string[],
+	context: BufferedContext,
+): Promise<NodeDefinition[]> {
+	const to = Math.min(from + batch.chunkSize, batch.total)
+	const nodes: NodeDefinition[] = []
+	for (let position = from; position < to; position++) {
+		nodes.push({ id: `${batch.workerUsesKey}_${batch.batchId}_${position}`, uses: batch.workerUsesKey, inputs: itemKey(batch, position) })
+	}
+	await context.set(`${batch.scatterId}_currentIndex`, to)
+	await context.set(`${gatherId}_hasMore`, to < batch.total)
+	await context.set(`${gatherId}_allWorkerIds`, [...before, ...nodes.map(({ id }) => id)])
+	return nodes
+}
+
+const itemKey = ({ scatterId, batchId }: Batch, position: number): string => `_batch.${scatterId}_${batchId}_item_${position}`
+
+function fatal(node: NodeDefinition, message: string): FlowcraftError {
+	return new FlowcraftError(message, { nodeId: node.id, isFatal: true })
+}
