@@ -1,11 +1,10 @@
 /** What the environment says, read once and checked as a whole: all faults are told together. */
 import { z } from 'zod'
+import { databaseUrl, type Environment, readEnvironment, wholeNumber } from '../src/environment.js'
 import { type ApiKey, parseApiKeys } from './auth.js'
 import { DEFAULT_BODY_LIMIT_BYTES } from './body.js'
 import { DEFAULT_DATABASE_DEADLINE_MS } from './database.js'
 import { LOG_LEVELS, type LogLevel } from './logger.js'
-
-export type Environment = Readonly<Record<string, string | undefined>>
 
 /** For `createApp`, on any host. */
 export interface AppConfig {
@@ -26,29 +25,6 @@ export interface ServerConfig extends AppConfig {
 	readonly port: number
 }
 
-/** The environment cannot be used. */
-export class ConfigError extends Error {
-	/** Each begins with the variable's name. */
-	readonly faults: readonly string[]
-
-	constructor(faults: readonly string[]) {
-		super(`The configuration is invalid:\n${faults.map((fault) => `  ${fault}`).join('\n')}`)
-		this.name = 'ConfigError'
-		this.faults = faults
-	}
-}
-
-function integer(min: number, max: number, fallback: number) {
-	return z
-		.string()
-		.default(String(fallback))
-		.refine(
-			(text) => /^\d{1,15}$/.test(text) && Number(text) >= min && Number(text) <= max,
-			`must be a whole number from ${min} to ${max}`,
-		)
-		.transform(Number)
-}
-
 const apiKeys = z
 	.string()
 	.default('')
@@ -60,13 +36,11 @@ const apiKeys = z
 	})
 
 const appVariables = z.object({
-	DATABASE_URL: z
-		.string('is not set, for example postgres://user:password@127.0.0.1:5432/flowcraft')
-		.regex(/^postgres(ql)?:\/\/[^/]/, 'must begin with postgres:// and name a host'),
-	DATABASE_POOL_SIZE: integer(1, 1000, 10),
-	DATABASE_DEADLINE_MS: integer(1, 600_000, DEFAULT_DATABASE_DEADLINE_MS),
+	DATABASE_URL: databaseUrl,
+	DATABASE_POOL_SIZE: wholeNumber(1, 1000, 10),
+	DATABASE_DEADLINE_MS: wholeNumber(1, 600_000, DEFAULT_DATABASE_DEADLINE_MS),
 	API_KEYS: apiKeys,
-	BODY_LIMIT_BYTES: integer(1, 256 * 1024 * 1024, DEFAULT_BODY_LIMIT_BYTES),
+	BODY_LIMIT_BYTES: wholeNumber(1, 256 * 1024 * 1024, DEFAULT_BODY_LIMIT_BYTES),
 	PUBLIC_URL: z
 		.string()
 		.refine((text) => /^https?:\/\//.test(text) && URL.canParse(text), 'must be an http or https URL')
@@ -80,17 +54,17 @@ const serverVariables = appVariables.extend({
 		.string()
 		.regex(/^[^\s/]+$/, 'must be a host name or an address')
 		.default('127.0.0.1'),
-	PORT: integer(0, 65_535, 3000),
+	PORT: wholeNumber(0, 65_535, 3000),
 })
 
-/** @throws ConfigError */
+/** @throws EnvironmentError */
 export function readAppConfig(env: Environment): AppConfig {
-	return appConfigOf(parse(appVariables, env))
+	return appConfigOf(readEnvironment(env, appVariables))
 }
 
-/** Refuses to be reachable from elsewhere without API keys. @throws ConfigError */
+/** Refuses to be reachable from elsewhere without API keys. @throws EnvironmentError */
 export function readServerConfig(env: Environment): ServerConfig {
-	const variables = parse(serverVariables, env, exposureFaults(env))
+	const variables = readEnvironment(env, serverVariables, exposureFaults(env))
 	return { ...appConfigOf(variables), host: variables.HOST, port: variables.PORT }
 }
 
@@ -113,22 +87,4 @@ function appConfigOf(variables: z.output<typeof appVariables>): AppConfig {
 		...(variables.PUBLIC_URL === undefined ? {} : { publicUrl: variables.PUBLIC_URL }),
 		logLevel: variables.LOG_LEVEL,
 	}
-}
-
-function parse<T extends z.ZodObject>(
-	schema: T,
-	env: Environment,
-	moreFaults: readonly string[] = [],
-): z.output<T> {
-	// A variable that is set to nothing, as `docker compose` does, is not set.
-	const given = Object.fromEntries(
-		Object.entries(env).filter(([, value]) => value !== undefined && value !== ''),
-	)
-	const parsed = schema.safeParse(given)
-	const faults = [
-		...(parsed.error?.issues ?? []).map((issue) => `${issue.path.join('.')} ${issue.message}`),
-		...moreFaults,
-	]
-	if (!parsed.success || faults.length > 0) throw new ConfigError(faults)
-	return parsed.data
 }

@@ -3,8 +3,6 @@ export { type AppOptions, createApp } from './app.js'
 export { type ApiKey, parseApiKeys, type Scope, SCOPES } from './auth.js'
 export {
 	type AppConfig,
-	ConfigError,
-	type Environment,
 	readAppConfig,
 	readServerConfig,
 	type ServerConfig,
@@ -12,4 +10,5 @@ export {
 export type { DatabaseSource } from './database.js'
 export type { App, HostBindings } from './endpoint.js'
 export { createJsonLogger, type LogLevel } from './logger.js'
+export { type Environment, EnvironmentError } from '../src/environment.js'
 export { createDatabase, type Database, type DatabaseOptions } from '../src/db/client.js'

@@ -1,7 +1,8 @@
 /** `npm run start:functions`: the functions as a Node server. */
 import { createDatabase } from '../src/db/client.js'
 import { createApp } from './app.js'
-import { ConfigError, readServerConfig, type ServerConfig } from './config.js'
+import { EnvironmentError } from '../src/environment.js'
+import { readServerConfig, type ServerConfig } from './config.js'
 import { createJsonLogger } from './logger.js'
 import { serveFunctions } from './serve.js'
 
@@ -57,7 +58,7 @@ async function main(config: ServerConfig): Promise<void> {
 
 function fail(error: unknown): void {
 	console.error(explain(error))
-	process.exit(error instanceof ConfigError ? EXIT_CONFIG : EXIT_FAILURE)
+	process.exit(error instanceof EnvironmentError ? EXIT_CONFIG : EXIT_FAILURE)
 }
 
 function explain(error: unknown): string {

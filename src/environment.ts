@@ -1,57 +1,72 @@
 /**
  * Reading the environment: each process declares what it takes, everything is checked once, and all faults are
- * reported together under their variables' names. Nothing else reads `process.env`.
+ * reported together, each under its variable's name. Nothing else reads `process.env`.
  */
 import { z } from 'zod'
 
 export type Environment = Readonly<Record<string, string | undefined>>
 
-/** The environment cannot be used; `message` names every variable at fault, one per line. */
+/** The environment cannot be used. */
 export class EnvironmentError extends Error {
+	/** Each begins with the name of a variable. */
+	readonly faults: readonly string[]
+
 	constructor(faults: readonly string[]) {
-		super(faults.join('\n'))
+		super(`The environment is invalid:\n${faults.map((fault) => `  ${fault}`).join('\n')}`)
 		this.name = 'EnvironmentError'
+		this.faults = faults
 	}
 }
 
 /**
- * The variables of `schema`, checked. An empty variable counts as unset, as in a shell's `VAR= command`.
+ * The variables of `schema`, checked. A variable that is set to nothing, as `docker compose` does, is not set.
+ * @param moreFaults what the caller has found beyond single variables
  * @throws EnvironmentError
  */
-export function readEnvironment<S extends z.ZodRawShape>(env: Environment, schema: z.ZodObject<S>): z.infer<z.ZodObject<S>> {
-	const given = Object.fromEntries(Object.keys(schema.shape).map((name) => [name, env[name] === '' ? undefined : env[name]]))
+export function readEnvironment<T extends z.ZodObject>(env: Environment, schema: T, moreFaults: readonly string[] = []): z.output<T> {
+	const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''))
 	const parsed = schema.safeParse(given)
-	if (parsed.success) return parsed.data
-	throw new EnvironmentError(
-		parsed.error.issues.map((issue) => {
-			const name = String(issue.path[0])
-			return given[name] === undefined ? `${name} is not set: ${issue.message}` : `${name} is invalid: ${issue.message}`
-		}),
-	)
+	const faults = [...(parsed.error?.issues ?? []).map((issue) => `${issue.path.join('.')} ${issue.message}`), ...moreFaults]
+	if (!parsed.success || faults.length > 0) throw new EnvironmentError(faults)
+	return parsed.data
 }
 
-/** A whole number within bounds. */
-export function wholeNumber(min: number, max: number, unit: string): z.ZodType<number> {
-	const message = `expected a whole number of ${unit} from ${min} to ${max}`
+/** A whole number within bounds, and what counts when the variable is not set. */
+export function wholeNumber(min: number, max: number, fallback: number) {
 	return z
 		.string()
-		.regex(/^\d+$/, message)
+		.default(String(fallback))
+		.refine(
+			(text) => /^\d{1,15}$/.test(text) && Number(text) >= min && Number(text) <= max,
+			`must be a whole number from ${min} to ${max}`,
+		)
 		.transform(Number)
-		.refine((value) => value >= min && value <= max, message)
 }
 
-/** A URL with one of these schemes. */
-export function urlOf(...schemes: readonly string[]): z.ZodType<string> {
-	const message = `expected a URL that begins with ${schemes.map((scheme) => `${scheme}://`).join(' or ')}`
-	return z.string({ error: message }).refine((text) => {
+/** A URL that names a host under one of these schemes. */
+function urlOf(example: string, ...schemes: readonly string[]): z.ZodString {
+	return z
+		.string(`is not set, for example ${example}`)
+		.regex(new RegExp(`^(${schemes.join('|')})://[^/]`), `must begin with ${schemes.map((scheme) => `${scheme}://`).join(' or ')} and name a host`)
+}
+
+export const databaseUrl = urlOf('postgres://user:password@127.0.0.1:5432/flowcraft', 'postgres', 'postgresql')
+export const rabbitMqUrl = urlOf('amqp://user:password@127.0.0.1:5672', 'amqp', 'amqps')
+export const redisUrl = urlOf('redis://127.0.0.1:6379', 'redis', 'rediss')
+
+/** What both read, or an EnvironmentError with the faults of both. */
+export function readTogether<A, B>(first: () => A, second: () => B): [A, B] {
+	const faults: string[] = []
+	const attempt = <T>(read: () => T): T | undefined => {
 		try {
-			return schemes.includes(new URL(text).protocol.slice(0, -1))
-		} catch {
-			return false
+			return read()
+		} catch (error) {
+			if (!(error instanceof EnvironmentError)) throw error
+			faults.push(...error.faults)
+			return undefined
 		}
-	}, message)
+	}
+	const [a, b] = [attempt(first), attempt(second)]
+	if (a === undefined || b === undefined) throw new EnvironmentError([...new Set(faults)])
+	return [a, b]
 }
-
-export const databaseUrl = urlOf('postgres', 'postgresql')
-export const rabbitMqUrl = urlOf('amqp', 'amqps')
-export const redisUrl = urlOf('redis', 'rediss')

@@ -9,6 +9,7 @@ import { createApp } from '../functions/app.js'
 import { readServerConfig } from '../functions/config.js'
 import { serveFunctions } from '../functions/serve.js'
 import { createDatabase } from '../src/db/client.js'
+import { readTogether } from '../src/environment.js'
 import type { Broker } from '../src/ports/broker.js'
 import type { Doorbell } from '../src/ports/doorbell.js'
 import type { Logger } from '../src/ports/logger.js'
@@ -17,9 +18,9 @@ import { createRabbitMqBroker } from './broker/rabbitmq.js'
 import { migrate } from './db/migrate.js'
 import { createInProcessDoorbell } from './doorbell/in-process.js'
 import { createRedisDoorbell } from './doorbell/redis.js'
-import { startEmbeddedPostgres } from './embedded/postgres.js'
+import { EmbeddedPostgresError, startEmbeddedPostgres } from './embedded/postgres.js'
 import { createLogger } from './logger.js'
-import { type RunningProcess, runProcess } from './process.js'
+import { type RunningProcess, runProcess, StartError } from './process.js'
 import { createRelay } from './relay/relay.js'
 import { type AllInOneSettings, loadWorkflows, readAllInOneSettings, type Services } from './settings.js'
 import { createWorker } from './worker/worker.js'
@@ -50,7 +51,9 @@ async function openBacking(services: Services, settings: AllInOneSettings, logge
 			close: async () => void (await Promise.all([broker.close(), doorbell.close()])),
 		}
 	}
-	const postgres = await startEmbeddedPostgres({ dataDir: resolve(settings.DATA_DIR), log: logger })
+	const postgres = await startEmbeddedPostgres({ dataDir: resolve(settings.DATA_DIR), log: logger }).catch((error: unknown) => {
+		throw error instanceof EmbeddedPostgresError ? new StartError(error.message) : error
+	})
 	const broker = createInProcessBroker({ queues: [settings.QUEUE_NAME], logger })
 	const doorbell = createInProcessDoorbell()
 	return {
@@ -65,10 +68,12 @@ async function openBacking(services: Services, settings: AllInOneSettings, logge
 }
 
 async function start(): Promise<RunningProcess> {
-	const { settings, services } = readAllInOneSettings(process.env)
+	// Checked as a whole, before anything is started; where the database is, is settled below.
+	const [{ settings, services }, server] = readTogether(
+		() => readAllInOneSettings(process.env),
+		() => readServerConfig({ ...process.env, DATABASE_URL: 'postgres://embedded' }),
+	)
 	const workflows = await loadWorkflows(settings.WORKFLOWS)
-	// Checked before anything is started; where the database is, is settled below.
-	const server = readServerConfig({ ...process.env, DATABASE_URL: settings.DATABASE_URL ?? 'postgres://embedded' })
 	const logger = createLogger('flowcraft', settings.LOG_LEVEL)
 
 	const backing = await openBacking(services, settings, logger)
@@ -103,7 +108,13 @@ async function start(): Promise<RunningProcess> {
 		await worker.start()
 		relay.start()
 		const functions = await serveFunctions({
-			app: createApp({ ...server, db: database, doorbell, logger }),
+			app: createApp({
+				...server,
+				db: database,
+				doorbell,
+				logger,
+				...(workflows.serializer === undefined ? {} : { serializer: workflows.serializer }),
+			}),
 			host: server.host,
 			port: server.port,
 		})

@@ -10,6 +10,9 @@ export interface RunningProcess {
 	readonly stopWithinMs: number
 }
 
+/** The process cannot start, for a reason that its message says in full. */
+export class StartError extends Error {}
+
 /**
  * Runs a process until SIGTERM or SIGINT. Exit codes: 0 after a graceful stop, 1 after a failure, 2 for a faulty
  * environment. A second signal ends it at once; so does an error that nobody caught: what state it left is unknown,
@@ -28,7 +31,7 @@ export async function runProcess(help: string, start: () => Promise<RunningProce
 			console.error(`${error.message}\n\nSee .env.example, or --help.`)
 			process.exit(2)
 		}
-		console.error(error instanceof Error ? (error.stack ?? error.message) : error)
+		console.error(explain(error))
 		process.exit(1)
 	}
 	const { logger } = running
@@ -59,4 +62,14 @@ export async function runProcess(help: string, start: () => Promise<RunningProce
 			setTimeout(() => process.exit(1), 50)
 		})
 	}
+}
+
+/** One sentence where it is enough for whoever typed the command, the stack where it is not. */
+function explain(error: unknown): string {
+	if (!(error instanceof Error)) return String(error)
+	if (error instanceof StartError) return error.message
+	if ('code' in error && error.code === 'EADDRINUSE') {
+		return `${error.message}\nAnother program listens there already. Stop it, or set PORT to another number.`
+	}
+	return error.stack ?? error.message
 }

@@ -12,27 +12,27 @@ const common = {
 	REDIS_URL: redisUrl.optional(),
 	QUEUE_NAME: z
 		.string()
-		.regex(/^[\w.-]{1,200}$/, 'expected letters, digits, dots, dashes and underscores')
+		.regex(/^[\w.-]{1,200}$/, 'must be letters, digits, dots, dashes and underscores')
 		.default('flowcraft-jobs'),
-	METRICS_PORT: wholeNumber(0, 65_535, 'a port').default(0),
+	METRICS_PORT: wholeNumber(0, 65_535, 0),
 	METRICS_HOST: z.string().default('127.0.0.1'),
-	LOG_LEVEL: z.enum(LOG_LEVELS).default('info'),
+	LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
 }
 
 const relay = {
 	/** Grace before a message counts as lost. */
-	STALLED_MS: wholeNumber(100, 86_400_000, 'ms').default(30_000),
-	SWEEP_MS: wholeNumber(50, 3_600_000, 'ms').default(1_000),
-	RELAY_CLAIM_MS: wholeNumber(500, 600_000, 'ms').default(10_000),
+	STALLED_MS: wholeNumber(100, 86_400_000, 30_000),
+	SWEEP_MS: wholeNumber(50, 3_600_000, 1_000),
+	RELAY_CLAIM_MS: wholeNumber(500, 600_000, 10_000),
 }
 
 const worker = {
 	WORKFLOWS: z.string().optional(),
-	CONCURRENCY: wholeNumber(1, 10_000, 'nodes').default(32),
-	LEASE_MS: wholeNumber(500, 3_600_000, 'ms').default(15_000),
-	DRAIN_MS: wholeNumber(0, 86_400_000, 'ms').default(30_000),
-	UNRUNNABLE_MS: wholeNumber(0, 2_592_000_000, 'ms').default(3_600_000),
-	WORKER_POOL: wholeNumber(1, 200, 'connections').default(6),
+	CONCURRENCY: wholeNumber(1, 10_000, 32),
+	LEASE_MS: wholeNumber(500, 3_600_000, 15_000),
+	DRAIN_MS: wholeNumber(0, 86_400_000, 30_000),
+	UNRUNNABLE_MS: wholeNumber(0, 2_592_000_000, 3_600_000),
+	WORKER_POOL: wholeNumber(1, 200, 6),
 }
 
 const relaySchema = z.object({ ...common, ...relay })
@@ -89,9 +89,9 @@ export async function loadWorkflows(path: string | undefined): Promise<Workflows
 	try {
 		module = (await import(url)) as typeof module
 	} catch (error) {
-		throw new EnvironmentError([`WORKFLOWS is invalid: ${url} cannot be loaded: ${error instanceof Error ? error.message : String(error)}`])
+		throw new EnvironmentError([`WORKFLOWS cannot be loaded from ${url}: ${error instanceof Error ? error.message : String(error)}`])
 	}
 	const workflows = module.blueprints === undefined && module.default !== undefined ? module.default : module
-	if (workflows.blueprints === undefined) throw new EnvironmentError([`WORKFLOWS is invalid: ${url} exports no 'blueprints'`])
+	if (workflows.blueprints === undefined) throw new EnvironmentError([`WORKFLOWS names ${url}, which exports no 'blueprints'`])
 	return workflows
 }

@@ -1,5 +1,6 @@
 import { classifyDatabaseError } from '../src/db/errors.js'
 import { withJitter } from '../src/loop.js'
+import { StartError } from './process.js'
 import type { Logger } from '../src/ports/logger.js'
 
 const MIN_PAUSE_MS = 200
@@ -15,7 +16,7 @@ export async function startWhenReachable(what: string, logger: Logger, start: ()
 			return await start()
 		} catch (error) {
 			if (isMissingSchema(error)) {
-				throw new Error('The database has no tables of flowcraft-outbox yet: run npm run db:migrate.', { cause: error })
+				throw new StartError('The database has no tables of flowcraft-outbox yet: run npm run db:migrate.', { cause: error })
 			}
 			if (classifyDatabaseError(error) !== 'unavailable') throw error
 			logger.warn('Postgres cannot be reached yet', { what, error })

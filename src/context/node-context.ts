@@ -3,8 +3,7 @@
  * the node's commit; a failed attempt leaves none.
  */
 import type { IAsyncContext, PatchOperation } from 'flowcraft'
-import type { Executor } from '../db/query.js'
-import { readAll, readKeys } from './reading.js'
+import type { ContextReader } from './reading.js'
 import { checkKey, type ValueCodec } from './values.js'
 
 type Write = { readonly value: unknown } | 'deleted'
@@ -18,7 +17,7 @@ export class BufferedContext implements IAsyncContext<Record<string, unknown>> {
 	private closedBecause: string | undefined
 
 	constructor(
-		private readonly db: Executor,
+		private readonly reader: ContextReader,
 		private readonly runId: string,
 		private readonly codec: ValueCodec,
 	) {}
@@ -53,7 +52,7 @@ export class BufferedContext implements IAsyncContext<Record<string, unknown>> {
 	/** The whole context. The only read whose cost grows with the run. */
 	async toJSON(): Promise<Record<string, unknown>> {
 		const entries = new Map<string, unknown>()
-		for (const [key, text] of await readAll(this.db, this.runId)) entries.set(key, this.codec.decode(text))
+		for (const [key, text] of await this.reader.readAll(this.runId)) entries.set(key, this.codec.decode(text))
 		for (const [key, write] of this.writes) {
 			if (write === 'deleted') entries.delete(key)
 			else entries.set(key, write.value)
@@ -112,7 +111,7 @@ export class BufferedContext implements IAsyncContext<Record<string, unknown>> {
 	private async readQueued(keys: Set<string>): Promise<void> {
 		await Promise.resolve()
 		this.queued = undefined
-		const found = await readKeys(this.db, this.runId, [...keys])
+		const found = await this.reader.readKeys(this.runId, [...keys])
 		for (const key of keys) {
 			const text = found.get(key)
 			this.known.set(key, text === undefined ? { exists: false, value: undefined } : { exists: true, value: this.codec.decode(text) })

@@ -5,7 +5,7 @@
 import type { IAsyncContext, PatchOperation } from 'flowcraft'
 import { type Executor, query, textArray } from '../db/query.js'
 import { NotFoundError } from '../errors.js'
-import { readAll, readKeys } from './reading.js'
+import { type ContextReader, createContextReader } from './reading.js'
 import { checkKey, createValueCodec, type ValueCodec } from './values.js'
 
 export interface PostgresContextOptions {
@@ -18,6 +18,7 @@ export interface PostgresContextOptions {
 export class PostgresContext implements IAsyncContext<Record<string, unknown>> {
 	readonly type = 'async' as const
 	private readonly db: Executor
+	private readonly reader: ContextReader
 	private readonly codec: ValueCodec
 
 	constructor(
@@ -25,6 +26,7 @@ export class PostgresContext implements IAsyncContext<Record<string, unknown>> {
 		options: PostgresContextOptions,
 	) {
 		this.db = options.client
+		this.reader = createContextReader(options.client)
 		this.codec = options.codec ?? createValueCodec()
 	}
 
@@ -50,7 +52,7 @@ export class PostgresContext implements IAsyncContext<Record<string, unknown>> {
 	}
 
 	async toJSON(): Promise<Record<string, unknown>> {
-		const entries = await readAll(this.db, this.runId)
+		const entries = await this.reader.readAll(this.runId)
 		return Object.fromEntries([...entries].map(([key, text]) => [key, this.codec.decode(text)]))
 	}
 
@@ -72,6 +74,6 @@ export class PostgresContext implements IAsyncContext<Record<string, unknown>> {
 
 	private async read(key: string): Promise<string | null | undefined> {
 		if (key.includes('\u0000') || !key.isWellFormed()) return undefined
-		return (await readKeys(this.db, this.runId, [key])).get(key)
+		return (await this.reader.readKeys(this.runId, [key])).get(key)
 	}
 }

@@ -27,6 +27,9 @@ export interface Database {
 	close(): Promise<void>
 }
 
+/** Longest pause between attempts to connect, in seconds. */
+const MAX_RECONNECT_PAUSE_S = 0.5
+
 /** Makes a pool. Nothing is connected before the first query. */
 export function createDatabase(url: string, options: DatabaseOptions = {}): Database {
 	const sql = postgres(url, {
@@ -36,6 +39,8 @@ export function createDatabase(url: string, options: DatabaseOptions = {}): Data
 		max_pipeline: 1,
 		prepare: options.prepare ?? true,
 		fetch_types: options.fetchTypes ?? true,
+		// The driver's own pauses between attempts to connect grow to 20 s; an outage should not outlast itself so long.
+		backoff: (failures: number) => Math.min(2 ** failures / 100, MAX_RECONNECT_PAUSE_S) * (0.75 + Math.random() / 2),
 		connect_timeout: (options.connectTimeoutMs ?? 10_000) / 1000,
 		...(options.idleTimeoutMs === undefined ? {} : { idle_timeout: options.idleTimeoutMs / 1000 }),
 		onnotice: () => {},

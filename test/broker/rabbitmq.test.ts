@@ -554,6 +554,15 @@ describe('A RabbitMQ connection that was handed in', () => {
 		await broker.close()
 	})
 
+	it('that had ended before is noticed with the first use', async () => {
+		await connection.close()
+		const broker = open({ connection })
+		const outcomes = await broker.publish([message('a')])
+		expect(outcomes).toEqual([{ status: 'failed', reason: expect.stringContaining('onnection closed') }])
+		expect(broker.isConnected()).toBe(false)
+		await open().publish([message('b')])
+	})
+
 	it('whose consuming channel the server closes gets another one', async () => {
 		const broker = open({ connection })
 		const inbox = await consume(broker, (delivery) => delivery.ack(), 1)

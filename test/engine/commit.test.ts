@@ -125,7 +125,7 @@ describe('the fence', () => {
 			waiting: () => wait(node, 1000),
 			child: () => child(node, 'one'),
 		}[outcome]()
-		expect(await commitNodes(core.sql, [commit])).toEqual({ outcomes: ['lost'], ended: [], emitted: 0 })
+		expect(await commitNodes(core.sql, [commit])).toMatchObject({ outcomes: ['lost'], ended: [], emitted: 0 })
 		expect(await everything(runId)).toEqual(before)
 	})
 
@@ -148,10 +148,13 @@ describe('the fence', () => {
 		const runId = await core.start('diamond')
 		const node = await core.claimed(worker, runId, 'a')
 		const { cancel } = await core.sql.begin(async (tx) => {
-			await commitNodes(tx, [core.completed(node)])
+			// A commit begins like this …
+			await tx`select from flowcraft_statuses where run_id = ${runId} for no key update`
 			const [{ pid }] = await tx<[{ pid: number }]>`select pg_backend_pid() as pid`
 			const cancel = cancelRun(core.sql, runId)
 			await whenBlocked(core.sql, pid)
+			// … and goes on like this.
+			await commitNodes(tx, [core.completed(node)])
 			return { cancel }
 		})
 		expect(await cancel).toMatchObject({ status: 'cancelled' })
@@ -197,7 +200,7 @@ describe('one write, one commit', () => {
 		await core.drain()
 		const node = await core.claimed(worker, runId, 'a')
 		const commit = core.completed(node, { output: { n: 1 }, action: 'go', writes: { x: 1, y: 'two' } })
-		expect(await commitNodes(core.sql, [commit])).toEqual({ outcomes: ['committed'], ended: [], emitted: 1 })
+		expect(await commitNodes(core.sql, [commit])).toMatchObject({ outcomes: ['committed'], ended: [], emitted: 1 })
 		expect((await core.nodes(runId))['a']).toMatchObject({ state: 'completed', output: '{"n":1}' })
 		expect((await core.nodes(runId))['b']).toMatchObject({ state: 'ready', attempt: 1 })
 		expect(await core.rows(`select key, value, seq::int from flowcraft_contexts where run_id = $1 order by key`, runId)).toEqual([
@@ -347,7 +350,8 @@ describe('the end of a run', () => {
 	test('the history names each status once, in order', async () => {
 		const runId = await core.start('two')
 		const [a, b] = [await core.claimed(worker, runId, 'a'), await core.claimed(worker, runId, 'b')]
-		await core.commit(wait(a), wait(b))
+		await core.commit(wait(a))
+		await core.commit(wait(b))
 		await resumeRun(core.sql, runId, { nodeId: 'a' })
 		await core.commit(core.failed(await core.claimed(worker, runId, 'a'), 'No'))
 		await resumeRun(core.sql, runId, { nodeId: 'b' })
@@ -368,7 +372,7 @@ describe('attempts', () => {
 		const runId = await core.start('one')
 		await core.drain()
 		const first = await core.claimed(worker, runId, 'a')
-		expect(await commitNodes(core.sql, [retry(first, 5_000)])).toEqual({ outcomes: ['committed'], ended: [], emitted: 1 })
+		expect(await commitNodes(core.sql, [retry(first, 5_000)])).toMatchObject({ outcomes: ['committed'], ended: [], emitted: 1 })
 		expect(await core.run(runId)).toMatchObject({ status: 'running', live: 1, failed: 0 })
 		const [row] = await core.rows<{ due: number }>(
 			`select extract(epoch from o.due_at - n.due_at)::float8 as skew, extract(epoch from o.due_at - clock_timestamp())::float8 as due
@@ -459,7 +463,9 @@ describe('fallbacks', () => {
 		const runId = await core.start('rescued')
 		await core.commit(core.failed(await core.claimed(worker, runId, 'a')))
 		const fallback = await core.claimed(worker, runId, 'f', { recovers: '["a"]' })
-		expect(await core.commit({ ...core.completed(fallback), token: crypto.randomUUID() })).toEqual(['lost'])
+		const zombie = { ...core.completed(fallback), token: crypto.randomUUID() }
+		const bystander = core.completed(await core.claimed(worker, await core.start('one'), 'a'))
+		expect(await core.commit(zombie, bystander)).toEqual(['lost', 'committed'])
 		expect((await core.nodes(runId))['a']?.state).toBe('failed')
 	})
 })

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { ConfigError, type Environment, readAppConfig, readServerConfig } from '../../functions/config.js'
+import { readAppConfig, readServerConfig } from '../../functions/config.js'
+import { type Environment, EnvironmentError } from '../../src/environment.js'
 
 const DATABASE_URL = 'postgres://u:p@db/x'
 
@@ -8,7 +9,7 @@ function faultsOf(env: Environment): readonly string[] {
 		readServerConfig(env)
 		return []
 	} catch (error) {
-		if (!(error instanceof ConfigError)) throw error
+		if (!(error instanceof EnvironmentError)) throw error
 		return error.faults
 	}
 }

@@ -48,7 +48,7 @@ export interface RabbitMqBrokerOptions {
 	readonly connectionName?: string
 	/** From the start of an attempt to connect until it is given up, in ms. Default 10000. */
 	readonly connectTimeoutMs?: number
-	/** A peer silent for two to three of these counts as gone. A `heartbeat` in the URL wins. Default 20. */
+	/** A peer silent for two to three of these counts as gone. A `heartbeat` in the URL wins. Default 10. */
 	readonly heartbeatSeconds?: number
 	/** First pause after a failed attempt to connect or subscribe, in ms, then doubled and jittered. Default 100. */
 	readonly minBackoffMs?: number
@@ -163,7 +163,7 @@ function withDefaults(options: RabbitMqBrokerOptions) {
 		queueArguments: options.queueArguments ?? {},
 		connectionName: options.connectionName ?? 'flowcraft-outbox',
 		connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
-		heartbeatSeconds: options.heartbeatSeconds ?? 20,
+		heartbeatSeconds: options.heartbeatSeconds ?? 10,
 		minBackoffMs: options.minBackoffMs ?? 100,
 		maxBackoffMs: options.maxBackoffMs ?? 5_000,
 		setupTimeoutMs: options.setupTimeoutMs ?? 10_000,

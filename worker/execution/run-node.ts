@@ -8,7 +8,7 @@ import type { BlueprintStore } from '../../src/blueprint/store.js'
 import type { ClaimedNode } from '../../src/claim/claim.js'
 import type { NodeCommit, StoredInput } from '../../src/commit/commit.js'
 import { BufferedContext } from '../../src/context/node-context.js'
-import { readAll, readKeys } from '../../src/context/reading.js'
+import type { ContextReader } from '../../src/context/reading.js'
 import { UnstorableValueError } from '../../src/context/values.js'
 import { type Executor, query } from '../../src/db/query.js'
 import { readDynamic } from '../../src/plan/dynamic.js'
@@ -35,6 +35,7 @@ export const MAX_RETRY_DELAY_MS = 5 * 60_000
 
 export interface ExecutionEngine {
 	readonly db: Executor
+	readonly reader: ContextReader
 	readonly workflows: Workflows
 	readonly blueprints: BlueprintStore
 	/** Blueprint versions that this worker brought itself, as `id@hash`. */
@@ -114,7 +115,7 @@ async function execute(
 	claimed: ClaimedNode,
 	signal: AbortSignal,
 ): Promise<Execution> {
-	const context = new BufferedContext(engine.db, claimed.key.runId, engine.workflows.codec)
+	const context = new BufferedContext(engine.reader, claimed.key.runId, engine.workflows.codec)
 	switch (claimed.wake) {
 		case 'timer':
 			return wakeUp(engine, claimed)
@@ -239,7 +240,7 @@ async function startChild(engine: ExecutionEngine, node: NodeDefinition, claimed
 		throw fatal(`Subflow '${blueprintId}' would be ${claimed.depth + 1} runs deep, the limit is ${MAX_DEPTH}: does it call itself without end?`)
 	}
 	if (inputs !== undefined) {
-		const stored = await readKeys(engine.db, claimed.key.runId, Object.values(inputs).flatMap((key) => [key, `_outputs.${key}`]))
+		const stored = await engine.reader.readKeys(claimed.key.runId, Object.values(inputs).flatMap((key) => [key, `_outputs.${key}`]))
 		const input = Object.entries(inputs).map(([childKey, key]) => [childKey, stored.get(key) ?? stored.get(`_outputs.${key}`)] as const)
 		return { type: 'child', blueprintId, input: input.filter((entry): entry is [string, string] => typeof entry[1] === 'string') }
 	}
@@ -266,7 +267,7 @@ async function collectChild(engine: ExecutionEngine, node: NodeDefinition, claim
 	}
 	const { codec } = engine.workflows
 	if (outputs !== undefined) {
-		const all = await readAll(engine.db, child.runId)
+		const all = await engine.reader.readAll(child.runId)
 		for (const [parentKey, childKey] of Object.entries(outputs)) {
 			await context.set(parentKey, codec.decode(all.get(`_outputs.${childKey}`) ?? all.get(childKey) ?? null))
 		}
@@ -274,7 +275,7 @@ async function collectChild(engine: ExecutionEngine, node: NodeDefinition, claim
 		return { type: 'completed', result: { output }, writes: context.written() }
 	}
 	const terminal = await terminalNodesOf(engine, child.runId)
-	const found = await readKeys(engine.db, child.runId, terminal.map((id) => `_outputs.${id}`))
+	const found = await engine.reader.readKeys(child.runId, terminal.map((id) => `_outputs.${id}`))
 	const outputOf = (id: string): unknown => codec.decode(found.get(`_outputs.${id}`) ?? null)
 	const [only] = terminal
 	const output = terminal.length === 1 && only !== undefined ? outputOf(only) : Object.fromEntries(terminal.map((id) => [id, outputOf(id)]))
@@ -351,7 +352,7 @@ async function scopeOf(
 	const needed = keysNeededBy(graph, edgesOf(graph, plannedNode(claimed)), engine.workflows.runtime.evaluator)
 	if (needed !== 'all' && needed.length === 0) return {}
 	const { codec } = engine.workflows
-	const stored = needed === 'all' ? await readAll(engine.db, claimed.key.runId) : await readKeys(engine.db, claimed.key.runId, needed)
+	const stored = needed === 'all' ? await engine.reader.readAll(claimed.key.runId) : await engine.reader.readKeys(claimed.key.runId, needed)
 	const isNeeded = (key: string): boolean => needed === 'all' || needed.includes(key)
 	const scope = new Map<string, unknown>([...stored].map(([key, text]) => [key, codec.decode(text)]))
 	for (const [key, text] of writes) {

@@ -25,6 +25,7 @@ import { toError } from '../execution/attempt.js'
 import { type ExecutionEngine, failNode, runNode } from '../execution/run-node.js'
 import { createWorkflows, type WorkflowsModule } from '../execution/workflows.js'
 import { createBatcher } from './batcher.js'
+import { createBatchingReader } from './batching-reader.js'
 import { createCommitter, sleep } from './commits.js'
 import { type Heartbeat, startHeartbeat } from './heartbeat.js'
 import { RunningNodes } from './running-nodes.js'
@@ -93,6 +94,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	const offers = new Set<string>()
 	const engine: ExecutionEngine = {
 		db,
+		reader: createBatchingReader(db),
 		workflows,
 		blueprints: createBlueprintStore(db),
 		offers,

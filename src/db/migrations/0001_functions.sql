@@ -96,6 +96,14 @@ LANGUAGE sql STABLE ROWS 5 AS $$
 	WHERE NOT newest.deleted
 $$;
 
+-- The same for many runs at once: one row per pair of run and key that exists, with the pair's number.
+CREATE OR REPLACE FUNCTION flowcraft_context_get_many(p_runs text[], p_keys text[]) RETURNS TABLE (ix int, value text)
+LANGUAGE sql STABLE ROWS 50 AS $$
+	SELECT asked.ix::int, found.value
+	FROM unnest(p_runs, p_keys) WITH ORDINALITY AS asked(run_id, key, ix)
+	CROSS JOIN LATERAL flowcraft_context_get(asked.run_id, ARRAY[asked.key]) AS found
+$$;
+
 -- A run's whole context as one document.
 CREATE OR REPLACE FUNCTION flowcraft_context_document(p_run text) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
@@ -1537,13 +1545,13 @@ BEGIN
 		FROM flowcraft_nodes n
 		LEFT JOIN flowcraft_statuses child ON child.run_id = n.child_run_id AND n.state = 'child'
 		CROSS JOIN LATERAL (
-			-- A null among them: no timer, or a child that has not ended.
 			SELECT CASE n.state WHEN 'ready' THEN n.emitted_at WHEN 'waiting' THEN n.due_at ELSE child.finished_at END
-				+ greatest(n.emitted_at - CASE n.state WHEN 'ready' THEN n.emitted_at WHEN 'waiting' THEN n.due_at ELSE child.finished_at END, '0')
-		) AS message(sent_at)
+		) AS message(due_at)
 		WHERE n.run_id = p_run AND n.state IN ('ready', 'waiting', 'child')
-			AND message.sent_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
-			AND message.sent_at < v_passed - v_grace
+			-- Null without a timer, and while the child has not ended.
+			AND message.due_at IS NOT NULL
+			AND greatest(message.due_at, n.emitted_at) < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND greatest(message.due_at, n.emitted_at) < v_passed - v_grace
 			AND NOT EXISTS (
 				SELECT FROM flowcraft_outbox o
 				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
@@ -1552,7 +1560,7 @@ BEGIN
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), again AS (
 		UPDATE flowcraft_nodes n SET
-			emitted_at = CASE n.state WHEN 'ready' THEN v_now ELSE n.emitted_at END,
+			emitted_at = v_now,
 			reemits = least(n.reemits + 1, 32000)
 		FROM lost l
 		WHERE n.run_id = p_run AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers

@@ -87,6 +87,14 @@ LANGUAGE sql STABLE ROWS 5 AS $$
 	WHERE NOT newest.deleted
 $$;
 
+-- The same for many runs at once: one row per pair of run and key that exists, with the pair's number.
+CREATE OR REPLACE FUNCTION flowcraft_context_get_many(p_runs text[], p_keys text[]) RETURNS TABLE (ix int, value text)
+LANGUAGE sql STABLE ROWS 50 AS $$
+	SELECT asked.ix::int, found.value
+	FROM unnest(p_runs, p_keys) WITH ORDINALITY AS asked(run_id, key, ix)
+	CROSS JOIN LATERAL flowcraft_context_get(asked.run_id, ARRAY[asked.key]) AS found
+$$;
+
 -- A run's whole context as one document.
 CREATE OR REPLACE FUNCTION flowcraft_context_document(p_run text) RETURNS jsonb
 LANGUAGE sql STABLE AS $$

@@ -128,13 +128,13 @@ BEGIN
 		FROM flowcraft_nodes n
 		LEFT JOIN flowcraft_statuses child ON child.run_id = n.child_run_id AND n.state = 'child'
 		CROSS JOIN LATERAL (
-			-- A null among them: no timer, or a child that has not ended.
 			SELECT CASE n.state WHEN 'ready' THEN n.emitted_at WHEN 'waiting' THEN n.due_at ELSE child.finished_at END
-				+ greatest(n.emitted_at - CASE n.state WHEN 'ready' THEN n.emitted_at WHEN 'waiting' THEN n.due_at ELSE child.finished_at END, '0')
-		) AS message(sent_at)
+		) AS message(due_at)
 		WHERE n.run_id = p_run AND n.state IN ('ready', 'waiting', 'child')
-			AND message.sent_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
-			AND message.sent_at < v_passed - v_grace
+			-- Null without a timer, and while the child has not ended.
+			AND message.due_at IS NOT NULL
+			AND greatest(message.due_at, n.emitted_at) < v_now - v_grace * (2 ^ least(n.reemits, 6))
+			AND greatest(message.due_at, n.emitted_at) < v_passed - v_grace
 			AND NOT EXISTS (
 				SELECT FROM flowcraft_outbox o
 				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
@@ -143,7 +143,7 @@ BEGIN
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), again AS (
 		UPDATE flowcraft_nodes n SET
-			emitted_at = CASE n.state WHEN 'ready' THEN v_now ELSE n.emitted_at END,
+			emitted_at = v_now,
 			reemits = least(n.reemits + 1, 32000)
 		FROM lost l
 		WHERE n.run_id = p_run AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers

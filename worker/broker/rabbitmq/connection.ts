@@ -7,7 +7,7 @@
  * amqplib throws in its own read loop when an `error` event has no listener, so listeners are attached in the
  * same turn in which a connection or a channel appears.
  */
-import { connect, type Channel, type ChannelModel, type SocketOptions } from 'amqplib'
+import { connect, IllegalOperationError, type Channel, type ChannelModel, type SocketOptions } from 'amqplib'
 import type { Logger } from '../../../src/ports/logger.js'
 import { withJitter } from '../../../src/loop.js'
 import { ChangeSignal, messageOf, withDeadline } from './deadline.js'
@@ -83,6 +83,11 @@ export class Connection {
 
 	async close(_timeoutMs: number): Promise<void> {
 		this.end('closed')
+	}
+
+	/** amqplib refuses to use the connection, although its end has not been announced. */
+	unusable(model: ChannelModel): void {
+		this.#lose(model)
 	}
 
 	/**
@@ -254,25 +259,31 @@ export class SupervisedConnection extends Connection {
 /** A connection that belongs to somebody else: used as long as it lives, never closed and never replaced. */
 export class BorrowedConnection extends Connection {
 	readonly #release: () => void
-	#released = false
 
 	constructor(model: ChannelModel, logger: Logger) {
 		super(logger)
 		const { ended, release } = this.adopt(model)
 		this.#release = release
-		void ended.then(() => {
-			if (this.#released) return
-			logger.error('The RabbitMQ connection that was handed in has ended; it is not replaced', {
-				error: this.lastError,
-			})
-			this.end(`the connection that was handed in has ended: ${this.lastError}`)
-		})
+		void ended.then(() => this.#report())
 	}
 
 	override async close(_timeoutMs: number): Promise<void> {
-		this.#released = true
-		this.#release()
 		this.end('closed')
+		this.#release()
+	}
+
+	/** It had ended before it was handed in, so nobody will announce it. */
+	override unusable(model: ChannelModel): void {
+		super.unusable(model)
+		this.#report()
+	}
+
+	#report(): void {
+		if (this.isOver) return
+		this.logger.error('The RabbitMQ connection that was handed in has ended; it is not replaced', {
+			error: this.lastError,
+		})
+		this.end(`the connection that was handed in has ended: ${this.lastError}`)
 	}
 }
 
@@ -306,6 +317,7 @@ export async function openChannel<C extends Channel>(
 		return channel
 	} catch (error) {
 		abandoned = true
+		if (error instanceof IllegalOperationError) connection.unusable(model)
 		throw error
 	}
 }

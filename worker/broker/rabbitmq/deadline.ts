@@ -1,7 +1,7 @@
 /** Waiting that always ends: whatever is asked of a broker has a deadline. */
 
 /** The broker did not answer in time. What was asked may still happen. */
-export class DeadlineError extends Error {
+class DeadlineError extends Error {
 	constructor(what: string, ms: number) {
 		super(`${what}: no answer within ${Math.round(ms)} ms`)
 		this.name = 'DeadlineError'

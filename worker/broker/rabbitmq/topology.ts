@@ -32,7 +32,7 @@ const RETRY_MS = 500
 const MISMATCH_RETRY_MS = 15_000
 
 /** Something with that name exists, but of another kind. Only a human can tell whether it may go. */
-export class TopologyMismatchError extends Error {
+class TopologyMismatchError extends Error {
 	constructor(what: string, detail: string) {
 		super(
 			`${what} exists in RabbitMQ with other properties than this version needs (${detail}). ` +

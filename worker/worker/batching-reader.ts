@@ -1,0 +1,21 @@
+/** Reads of all nodes that a worker has in hand, in micro-batches: a batch of a thousand items is no thousand statements. */
+import { type ContextReader, createContextReader, type KeysOfRun, readKeysOfRuns } from '../../src/context/reading.js'
+import { withDeadline } from '../../src/db/errors.js'
+import type { Executor } from '../../src/db/query.js'
+import { createBatcher } from './batcher.js'
+
+const MAX_BATCH = 50
+const READ_DEADLINE_MS = 15_000
+
+export function createBatchingReader(db: Executor): ContextReader {
+	const reader = createContextReader(db)
+	const batcher = createBatcher<KeysOfRun, ReadonlyMap<string, string | null>>({
+		run: (asked) => withDeadline('Reading context keys', READ_DEADLINE_MS, readKeysOfRuns(db, asked)),
+		maxSize: MAX_BATCH,
+		concurrency: 2,
+	})
+	return {
+		readKeys: async (runId, keys) => (keys.length === 0 ? new Map() : batcher.add({ runId, keys })),
+		readAll: (runId) => withDeadline('Reading a context', READ_DEADLINE_MS, reader.readAll(runId)),
+	}
+}
