@@ -1,6 +1,7 @@
 /** What a node may rely on while it runs, and what becomes of it afterwards. */
 import { BaseNode, createFlow, FlowcraftError, type NodeClass, type NodeContext, type NodeFunction, SubflowNode, type WorkflowBlueprint } from 'flowcraft'
 import { afterEach, describe, expect, test } from 'vitest'
+import type { RunStep } from '../../src/claim/steps.js'
 import { cancelRun } from '../../src/run/cancel.js'
 import { readRun } from '../../src/run/read.js'
 import { resumeRun } from '../../src/run/resume.js'
@@ -234,6 +235,60 @@ describe('middleware', () => {
 		const run = await engine.run({ blueprint: 'single' })
 		expect(calls).toEqual(['into outer', 'into inner', 'before outer', 'before inner', 'node', 'after outer', 'after inner', 'out of inner', 'out of outer'])
 		expect(run.context['n']).toEqual(['outer', ['inner', 1]])
+	})
+})
+
+describe('a step', () => {
+	test('that has returned is not run again by a later attempt', async () => {
+		const calls: string[] = []
+		await begin(single('steps', { config: { maxRetries: 3, retryDelay: 1 } }), {
+			steps: async ({ dependencies }) => {
+				const step = dependencies['step'] as RunStep
+				const first = await step('first', async () => {
+					calls.push('first')
+					return { paid: calls.length }
+				})
+				await step('nothing', () => void calls.push('nothing'))
+				const second = await step('second', async () => {
+					calls.push('second')
+					if (dependencies['attempt'] === 1) throw new Error('flaky')
+					return 2
+				})
+				if (dependencies['attempt'] === 2) throw new Error('after both')
+				return { output: [first, second] }
+			},
+		})
+		const run = await engine.run({ blueprint: 'single' })
+		expect(run.context['n']).toEqual([{ paid: 1 }, 2])
+		expect(calls).toEqual(['first', 'nothing', 'second', 'second'])
+	})
+
+	test('asked for several times at once runs once', async () => {
+		let calls = 0
+		await begin(single('steps'), {
+			steps: async ({ dependencies }) => {
+				const step = dependencies['step'] as RunStep
+				const once = (): Promise<number> => step('same', async () => ++calls)
+				return { output: await Promise.all([once(), once(), once()]) }
+			},
+		})
+		expect((await engine.run({ blueprint: 'single' })).context['n']).toEqual([1, 1, 1])
+	})
+
+	test('of a node whose claim is lost saves nothing', async () => {
+		const saved = gate()
+		await begin(single('steps'), {
+			steps: async ({ dependencies, signal }) => {
+				const step = dependencies['step'] as RunStep
+				await cancelRun(engine.database.sql, dependencies.runtime.executionId)
+				await step('late', () => 'too late').catch(() => saved.open())
+				return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason as Error)))
+			},
+		})
+		const runId = await engine.start({ blueprint: 'single' })
+		await saved.opened
+		await engine.end(runId)
+		expect(await engine.rows('select key from flowcraft_steps where run_id = $1', runId)).toEqual([])
 	})
 })
 

@@ -1,6 +1,7 @@
 /** What a node finds in `dependencies`, beside what the workflows module gives. */
 import { type NodeContext, WorkflowState } from 'flowcraft'
 import type { ClaimedNode } from '../../src/claim/claim.js'
+import type { RunStep } from '../../src/claim/steps.js'
 import type { BlueprintGraph } from '../../src/blueprint/graph.js'
 import type { BufferedContext } from '../../src/context/node-context.js'
 import { keyText } from '../../src/plan/node-key.js'
@@ -54,6 +55,7 @@ export function createDependencies(
 	claimed: ClaimedNode,
 	state: NodeState,
 	signal: AbortSignal,
+	step: RunStep,
 ): NodeContext['dependencies'] {
 	const { runtime } = workflows
 	const services = {
@@ -85,5 +87,6 @@ export function createDependencies(
 		workflowState: state,
 		idempotencyKey: idempotencyKeyOf(claimed),
 		attempt: claimed.attempt,
+		step,
 	}
 }

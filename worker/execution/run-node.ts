@@ -6,6 +6,7 @@ import type { BlueprintGraph } from '../../src/blueprint/graph.js'
 import { contentHash } from '../../src/blueprint/hash.js'
 import type { BlueprintStore } from '../../src/blueprint/store.js'
 import type { ClaimedNode } from '../../src/claim/claim.js'
+import { createStep } from '../../src/claim/steps.js'
 import type { NodeCommit, StoredInput } from '../../src/commit/commit.js'
 import { BufferedContext } from '../../src/context/node-context.js'
 import type { ContextReader } from '../../src/context/reading.js'
@@ -175,7 +176,14 @@ async function executeImplementation(
 		context,
 		input: await resolveInput(node, claimed, context, engine.workflows.codec),
 		params: node.params ?? {},
-		dependencies: createDependencies(engine.workflows, graph, claimed, state, signal),
+		dependencies: createDependencies(
+			engine.workflows,
+			graph,
+			claimed,
+			state,
+			signal,
+			createStep(engine.db, engine.workflows.codec, claimed, () => new ClaimLostError()),
+		),
 	}
 	let result: NodeResult
 	try {
