@@ -1,6 +1,7 @@
 /** What a node may rely on while it runs, and what becomes of it afterwards. */
 import { BaseNode, createFlow, FlowcraftError, type NodeClass, type NodeContext, type NodeFunction, SubflowNode, type WorkflowBlueprint } from 'flowcraft'
 import { afterEach, describe, expect, test } from 'vitest'
+import { claimNodes } from '../../src/claim/claim.js'
 import type { RunStep } from '../../src/claim/steps.js'
 import { cancelRun } from '../../src/run/cancel.js'
 import { readRun } from '../../src/run/read.js'
@@ -489,6 +490,18 @@ describe('a worker', () => {
 		const run = await engine.end(runId)
 		expect(run.context['n']).toBe('done')
 		expect(seen).toEqual([1, 1])
+	})
+
+	test('gives back a node that it has claimed without ever learning of it', async () => {
+		await begin(single('works'), { works: async () => ({ output: 'done' }) }, { worker: { forgottenAfterMs: 100 }, manualRelay: true })
+		const runId = await engine.start({ blueprint: 'single' })
+		const [worker] = await engine.rows<{ worker_id: string }>('select worker_id from flowcraft_workers')
+		const [outcome] = await claimNodes(engine.database.sql, worker?.worker_id ?? '', [{ runId, nodeId: 'n', generation: '', recovers: '' }])
+		expect(outcome?.status).toBe('claimed')
+		await waitFor('the run to end', async () => {
+			await engine.relay.tick()
+			return (await statusOf(runId)) === 'completed'
+		})
 	})
 
 	test('puts back what it has no implementation for, and one that has it runs it', async () => {

@@ -10,7 +10,7 @@
 import { hostname } from 'node:os'
 import { offerImplementations, registerBlueprint } from '../../src/blueprint/register.js'
 import { createBlueprintStore } from '../../src/blueprint/store.js'
-import { type ClaimedNode, claimNodes, type ClaimOutcome, endedRuns, releaseNodes } from '../../src/claim/claim.js'
+import { type ClaimedNode, claimNodes, type ClaimOutcome, endedRuns, heldNodes, releaseNodes } from '../../src/claim/claim.js'
 import { markDraining, markStopped, registerWorker } from '../../src/claim/worker-registry.js'
 import { createDatabase } from '../../src/db/client.js'
 import { withDeadline } from '../../src/db/errors.js'
@@ -46,6 +46,8 @@ export interface WorkerOptions {
 	readonly drainMs?: number
 	/** A node that no worker could run for so long fails as a dead letter, in ms. Default an hour. */
 	readonly unrunnableLimitMs?: number
+	/** A node that stands as this worker's for so long without being in hand is given back, in ms. Default 45000. */
+	readonly forgottenAfterMs?: number
 	/** Connections to Postgres. Default 6. */
 	readonly poolSize?: number
 	/** For people, in the registry and the logs. Default host and process id. */
@@ -68,6 +70,10 @@ const MAX_CLAIM_BATCH = 50
 const CLAIM_DEADLINE_MS = 15_000
 /** How often a worker asks which of its runs were cancelled, beside the doorbell; in ms. */
 const CANCEL_POLL_MS = 1_000
+/** How often a worker compares what stands as its own with what it has in hand, in ms. */
+const FORGOTTEN_POLL_MS = 5_000
+/** No claim is under way for so long: its statement has been cancelled by then. In ms. */
+const FORGOTTEN_AFTER_MS = 45_000
 /** Deliveries that wait for a slot for longer go back to the broker, where another worker may be free; in ms. */
 const SATURATED_MS = 250
 /** Pause before a message that could not be claimed goes back, in ms: the database is unreachable, or we are. */
@@ -86,6 +92,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	const concurrency = options.concurrency ?? 32
 	const leaseMs = options.leaseMs ?? 15_000
 	const drainMs = options.drainMs ?? 30_000
+	const forgottenAfterMs = options.forgottenAfterMs ?? FORGOTTEN_AFTER_MS
 	const name = options.name ?? `${hostname()}:${process.pid}`
 
 	const database = createDatabase(options.databaseUrl, { max: options.poolSize ?? 6, applicationName: 'flowcraft-worker' })
@@ -107,7 +114,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	let workerId = ''
 	let heartbeat: Heartbeat | undefined
 	let subscription: Subscription | undefined
-	let cancelPoll: Loop | undefined
+	let polls: Loop[] = []
 	let stopListening: (() => void) | undefined
 	let stopping: Promise<void> | undefined
 	/** Slots that are taken: by a claim under way or by a node. */
@@ -263,6 +270,34 @@ export function createWorker(options: WorkerOptions): Worker {
 		}
 	}
 
+	function poll(everyMs: number, look: () => Promise<void>): Loop {
+		return runLoop({
+			tick: async () => {
+				await look()
+				return 0
+			},
+			minIdleMs: everyMs,
+			maxIdleMs: everyMs,
+			onError: (error) => logger.warn('The worker could not look after its nodes', { workerId, look: look.name, error }),
+		})
+	}
+
+	async function abortCancelled(): Promise<void> {
+		const runIds = running.runIds()
+		if (runIds.length > 0) abortRuns(await withDeadline('The look for cancelled runs', CLAIM_DEADLINE_MS, endedRuns(db, runIds)))
+	}
+
+	/** The answer to a claim was lost: the node stands as ours, and we know nothing of it. */
+	async function giveBackForgotten(): Promise<void> {
+		const held = await withDeadline('The look for forgotten nodes', CLAIM_DEADLINE_MS, heldNodes(db, workerId, forgottenAfterMs))
+		const inHand = new Set(running.all().map(({ claimed }) => claimed.token))
+		const forgotten = held.filter(({ token }) => !inHand.has(token))
+		if (forgotten.length === 0) return
+		logger.warn('Nodes whose claim was never answered are given back', { workerId, nodes: forgotten.length })
+		await releaseNodes(db, forgotten.map((claim) => ({ ...claim, delayMs: 0 })))
+		doorbell.ring({ type: 'outbox' })
+	}
+
 	const abortRuns = (runIds: readonly string[]): void =>
 		running.abort((runId) => new RunCancelledError(runId), new Set(runIds))
 
@@ -302,16 +337,7 @@ export function createWorker(options: WorkerOptions): Worker {
 			stopListening = doorbell.listen((ring) => {
 				if (ring.type === 'cancelled') abortRuns(ring.runIds)
 			})
-			cancelPoll = runLoop({
-				tick: async () => {
-					const runIds = running.runIds()
-					if (runIds.length > 0) abortRuns(await withDeadline('The look for cancelled runs', CLAIM_DEADLINE_MS, endedRuns(db, runIds)))
-					return 0
-				},
-				minIdleMs: CANCEL_POLL_MS,
-				maxIdleMs: CANCEL_POLL_MS,
-				onError: (error) => logger.warn('The look for cancelled runs failed', { workerId, error }),
-			})
+			polls = [poll(CANCEL_POLL_MS, abortCancelled), poll(FORGOTTEN_POLL_MS, giveBackForgotten)]
 			subscription = await broker.consume({ queue, prefetch: concurrency, onDelivery })
 			logger.info('The worker listens', { workerId, queue, slots: concurrency, blueprints: offers.size })
 		},
@@ -331,7 +357,7 @@ export function createWorker(options: WorkerOptions): Worker {
 					await Promise.race([idle(), sleep(CLAIM_DEADLINE_MS)])
 				}
 				stopListening?.()
-				await cancelPoll?.stop()
+				await Promise.all(polls.map((loop) => loop.stop()))
 				await heartbeat?.stop()
 				await markStopped(db, workerId).catch((error: unknown) => logger.warn('The registry was not told', { workerId, error }))
 				await database.close()
