@@ -7,6 +7,7 @@ import type { ISerializer } from 'flowcraft'
 import { createValueCodec } from '../src/context/values.js'
 import { type Doorbell, noDoorbell } from '../src/ports/doorbell.js'
 import { type Logger, noLogger } from '../src/ports/logger.js'
+import { DEFAULT_EVENT_KEEP_MS } from '../src/run/events.js'
 import { type ApiKey, createAuthenticator } from './auth.js'
 import { DEFAULT_BODY_LIMIT_BYTES } from './body.js'
 import { type DatabaseSource, DEFAULT_DATABASE_DEADLINE_MS, openForRequest } from './database.js'
@@ -14,10 +15,12 @@ import { type App, type AppEnv, createEndpoints } from './endpoint.js'
 import { HttpProblem, problemOf, problemResponse } from './problem.js'
 import { addBlueprintRoutes } from './routes/blueprints.js'
 import { addDocumentationRoutes } from './routes/documentation.js'
+import { addEventRoute } from './routes/events.js'
 import { addHealthRoutes } from './routes/health.js'
 import { addReadRoutes } from './routes/runs/read.js'
 import { addStartRoute } from './routes/runs/start.js'
 import { addSteeringRoutes } from './routes/runs/steer.js'
+import { addWebhookRoute } from './routes/webhooks.js'
 import { addWorkerRoutes } from './routes/workers.js'
 
 export interface AppOptions {
@@ -31,6 +34,8 @@ export interface AppOptions {
 	readonly bodyLimitBytes?: number
 	/** A statement that takes longer is answered with 503, in ms. Default 10000. */
 	readonly databaseDeadlineMs?: number
+	/** How long an event that nobody waits for is kept for a later wait, in ms. Default an hour. */
+	readonly eventKeepMs?: number
 	/** What the workers write values with, if it is not JSON. */
 	readonly serializer?: ISerializer
 	/** Where clients reach the app, for the OpenAPI document. */
@@ -61,17 +66,18 @@ export function createApp(options: AppOptions): App {
 			.close()
 			?.catch((error: unknown) => logger.warn('Closing the database failed', { error }))
 		if (closing !== undefined) outliveRequest(c, closing)
-		const { method, path } = c.req
+		const { method } = c.req
 		logger.debug('Answered', {
 			method,
-			path,
+			path: loggable(c.req.path),
 			status: c.res.status,
 			durationMs: Math.round(performance.now() - startedAt),
 		})
 	})
 
 	app.onError((error, c) => {
-		const { method, path } = c.req
+		const { method } = c.req
+		const path = loggable(c.req.path)
 		const problem = problemOf(error, method === 'GET' ? 'query' : 'body')
 		if (problem.code === 'unavailable') {
 			logger.warn('The database is not available', { method, path, error: problem.cause ?? problem })
@@ -98,12 +104,17 @@ export function createApp(options: AppOptions): App {
 	addStartRoute(endpoints.add, doorbell, codec)
 	addReadRoutes(endpoints.add, doorbell, codec, options.serializer !== undefined)
 	addSteeringRoutes(endpoints.add, doorbell, codec)
+	addEventRoute(endpoints.add, doorbell, codec, options.eventKeepMs ?? DEFAULT_EVENT_KEEP_MS)
+	addWebhookRoute(endpoints.add, doorbell, codec)
 	addBlueprintRoutes(endpoints.add)
 	addWorkerRoutes(endpoints.add)
 	addHealthRoutes(endpoints.add)
 	addDocumentationRoutes(endpoints.add, app, options.publicUrl)
 	return app
 }
+
+/** Whoever knows a webhook's path may use it: it stands in no log. */
+const loggable = (path: string): string => path.replace(/^(\/webhooks\/).+/s, '$1…')
 
 /** Edge hosts end a request's work with its answer unless they are asked to wait for more. */
 function outliveRequest(

@@ -6,7 +6,7 @@
 /**
  * - `read`: runs, blueprints, workers.
  * - `start`: start runs.
- * - `operate`: cancel and resume runs.
+ * - `operate`: cancel and resume runs, send events.
  * - `admin`: register blueprints.
  *
  * No scope includes another.

@@ -4,6 +4,7 @@ import { HttpProblem } from './problem.js'
 /** 1 MiB. */
 export const DEFAULT_BODY_LIMIT_BYTES = 1024 * 1024
 
+/** `application/json` and its kin, in UTF-8. */
 const JSON_TYPE = /^application\/(?:[\w.-]+\+)?json *(?:; *charset *= *"?utf-?8"? *)?$/i
 
 /**
@@ -15,7 +16,7 @@ export async function readJsonBody(request: Request, limitBytes: number): Promis
 	if (text === '') return undefined
 	// Asked even of clients that declare nothing: browsers send such requests across sites without asking first.
 	if (
-		!JSON_TYPE.test(request.headers.get('content-type') ?? '') ||
+		!isJsonType(request.headers.get('content-type') ?? '') ||
 		request.headers.has('content-encoding')
 	) {
 		throw new HttpProblem(
@@ -23,6 +24,24 @@ export async function readJsonBody(request: Request, limitBytes: number): Promis
 			'Send the body with Content-Type: application/json, in UTF-8 and not compressed.',
 		)
 	}
+	return parseJson(text)
+}
+
+export const isJsonType = (type: string): boolean => JSON_TYPE.test(type)
+
+/**
+ * The body as text, of whatever type; empty if there is none.
+ * @throws HttpProblem
+ */
+export async function readTextBody(request: Request, limitBytes: number): Promise<string> {
+	if (request.headers.has('content-encoding')) {
+		throw new HttpProblem('unsupported-media-type', 'Send the body uncompressed.')
+	}
+	return decodeUtf8(await readBytes(request, limitBytes))
+}
+
+/** @throws HttpProblem */
+export function parseJson(text: string): unknown {
 	try {
 		return JSON.parse(text) as unknown
 	} catch (error) {

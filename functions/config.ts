@@ -1,7 +1,8 @@
 /** What the environment says, read once and checked as a whole: all faults are told together. */
 import { z } from 'zod'
-import { databaseUrl, type Environment, readEnvironment, wholeNumber } from '../src/environment.js'
+import { databaseUrl, type Environment, publicUrl, readEnvironment, wholeNumber } from '../src/environment.js'
 import { type ApiKey, parseApiKeys } from './auth.js'
+import { DEFAULT_EVENT_KEEP_MS } from '../src/run/events.js'
 import { DEFAULT_BODY_LIMIT_BYTES } from './body.js'
 import { DEFAULT_DATABASE_DEADLINE_MS } from './database.js'
 import { LOG_LEVELS, type LogLevel } from './logger.js'
@@ -14,6 +15,7 @@ export interface AppConfig {
 	readonly databaseDeadlineMs: number
 	readonly apiKeys: readonly ApiKey[]
 	readonly bodyLimitBytes: number
+	readonly eventKeepMs: number
 	readonly publicUrl?: string
 	readonly logLevel: LogLevel
 }
@@ -41,11 +43,8 @@ const appVariables = z.object({
 	DATABASE_DEADLINE_MS: wholeNumber(1, 600_000, DEFAULT_DATABASE_DEADLINE_MS),
 	API_KEYS: apiKeys,
 	BODY_LIMIT_BYTES: wholeNumber(1, 256 * 1024 * 1024, DEFAULT_BODY_LIMIT_BYTES),
-	PUBLIC_URL: z
-		.string()
-		.refine((text) => /^https?:\/\//.test(text) && URL.canParse(text), 'must be an http or https URL')
-		.transform((text) => text.replace(/\/+$/, ''))
-		.optional(),
+	EVENT_KEEP_MS: wholeNumber(0, 31_536_000_000, DEFAULT_EVENT_KEEP_MS),
+	PUBLIC_URL: publicUrl.optional(),
 	LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
 })
 
@@ -84,6 +83,7 @@ function appConfigOf(variables: z.output<typeof appVariables>): AppConfig {
 		databaseDeadlineMs: variables.DATABASE_DEADLINE_MS,
 		apiKeys: variables.API_KEYS,
 		bodyLimitBytes: variables.BODY_LIMIT_BYTES,
+		eventKeepMs: variables.EVENT_KEEP_MS,
 		...(variables.PUBLIC_URL === undefined ? {} : { publicUrl: variables.PUBLIC_URL }),
 		logLevel: variables.LOG_LEVEL,
 	}

@@ -6,7 +6,7 @@ import type { OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Context } from 'hono'
 import type { Executor } from '../src/db/query.js'
 import type { Authenticate, Caller, Scope } from './auth.js'
-import { readJsonBody } from './body.js'
+import { readJsonBody, readTextBody } from './body.js'
 import type { RequestDatabase } from './database.js'
 import { describe } from './openapi.js'
 import { HttpProblem, invalidInput, type LocatedFault, type ProblemCode } from './problem.js'
@@ -41,7 +41,7 @@ export interface EndpointDefinition {
 	readonly path: `/${string}`
 	/** Stable: generated clients name their methods after it. */
 	readonly operationId: string
-	readonly tag: 'Runs' | 'Blueprints' | 'Operations'
+	readonly tag: 'Runs' | 'Events' | 'Blueprints' | 'Operations'
 	readonly summary: string
 	readonly description?: string
 	/** What the caller's key must allow; `open` needs no key. */
@@ -51,6 +51,8 @@ export interface EndpointDefinition {
 	/** Under their names as documented; requests may write them in any case. */
 	readonly headers?: z.ZodObject
 	readonly body?: { readonly schema: z.ZodType; readonly optional?: true; readonly example: unknown }
+	/** Instead of `body`: any text, handed on with the headers. */
+	readonly rawBody?: { readonly description: string; readonly example: unknown }
 	readonly answers: Readonly<Record<number, Answer>>
 	/** Beyond those that every operation of its kind can end with. */
 	readonly problems?: readonly ProblemCode[]
@@ -72,12 +74,19 @@ type ParsedBody<D> = D extends {
 	? Exact<z.output<S>> | (Optional extends true ? undefined : never)
 	: undefined
 
+/** A request as it came. */
+export interface RawRequest {
+	readonly text: string
+	readonly headers: Headers
+}
+
 /** A request that is in order. */
 export interface Call<D extends EndpointDefinition> {
 	readonly params: Parsed<D, 'params'>
 	readonly query: Parsed<D, 'query'>
 	readonly headers: Parsed<D, 'headers'>
 	readonly body: ParsedBody<D>
+	readonly raw: D extends { readonly rawBody: unknown } ? RawRequest : undefined
 	readonly caller: Caller
 	/** Opened with the first statement; each has a deadline. */
 	readonly db: Executor
@@ -173,7 +182,7 @@ async function parseRequest(
 		return undefined
 	}
 
-	const { params, query, headers, body } = definition
+	const { params, query, headers, body, rawBody } = definition
 	const call: Record<string, unknown> = {}
 	if (params !== undefined) call['params'] = check('path', params, c.req.param())
 	if (query !== undefined) {
@@ -199,6 +208,10 @@ async function parseRequest(
 		} else if (body.optional !== true) {
 			faults.push({ in: 'body', path: '', message: 'is required' })
 		}
+	}
+	if (rawBody !== undefined) {
+		const text = await readTextBody(c.req.raw, bodyLimitBytes)
+		call['raw'] = { text, headers: c.req.raw.headers } satisfies RawRequest
 	}
 	if (faults.length > 0) throw invalidInput(faults)
 	return call

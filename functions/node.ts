@@ -15,6 +15,7 @@ Environment:
   HOST, PORT            where to listen (127.0.0.1, 3000); beyond this machine only with API_KEYS
   API_KEYS              name:secret[:read+start+operate+admin], separated by commas; without any, all is open
   PUBLIC_URL            where clients reach it, for /openapi.json
+  EVENT_KEEP_MS         how long events are kept that nobody waits for yet (3600000)
   BODY_LIMIT_BYTES      larger bodies are refused (1048576)
   DATABASE_POOL_SIZE    connections at most (10)
   DATABASE_DEADLINE_MS  a statement that takes longer is answered with 503 (10000)

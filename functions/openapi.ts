@@ -29,6 +29,7 @@ export function createDocument(
 			servers: [{ url: publicUrl ?? '/' }],
 			tags: [
 				{ name: 'Runs', description: 'Starting, watching and steering runs.' },
+				{ name: 'Events', description: 'What runs wait for, from outside.' },
 				{ name: 'Blueprints', description: 'What can be started.' },
 				{ name: 'Operations', description: 'The state of the system itself.' },
 			],
@@ -83,7 +84,7 @@ const problemSchema = z
 
 /** An operation as zod-to-openapi wants it described. */
 export function describe(definition: EndpointDefinition): ReturnType<typeof createRoute> {
-	const { params, query, headers, body, scope } = definition
+	const { params, query, headers, body, rawBody, scope } = definition
 	const responses: Record<string, object> = {}
 	for (const [status, answer] of Object.entries(definition.answers)) {
 		const mediaType = answer.mediaType ?? 'application/json'
@@ -139,6 +140,18 @@ export function describe(definition: EndpointDefinition): ReturnType<typeof crea
 						body: {
 							required: body.optional !== true,
 							content: { 'application/json': { schema: body.schema, example: body.example } },
+						},
+					}),
+			...(rawBody === undefined
+				? {}
+				: {
+						body: {
+							required: false,
+							description: rawBody.description,
+							content: {
+								'application/json': { schema: {}, example: rawBody.example },
+								'text/plain': { schema: { type: 'string' } },
+							},
 						},
 					}),
 		},

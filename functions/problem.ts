@@ -1,7 +1,7 @@
 /** Every error that leaves this API: RFC 9457 problem details, one table of what can go wrong. */
 import { UnstorableValueError } from '../src/context/values.js'
 import { classifyDatabaseError } from '../src/db/errors.js'
-import { ConflictError, type Fault, InvalidInputError, NotFoundError } from '../src/errors.js'
+import { ConflictError, type Fault, GoneError, InvalidInputError, NotFoundError } from '../src/errors.js'
 import { jsonResponse } from './answer.js'
 
 export const PROBLEMS = {
@@ -35,6 +35,11 @@ export const PROBLEMS = {
 		status: 409,
 		title: 'That contradicts what is stored',
 		when: 'The request is valid, but not in the present state. Nothing was changed.',
+	},
+	gone: {
+		status: 410,
+		title: 'That is over',
+		when: 'It was there, but was used before or has expired. Nothing was changed.',
 	},
 	'body-too-large': {
 		status: 413,
@@ -118,6 +123,7 @@ export function problemOf(error: unknown, where: LocatedFault['in']): HttpProble
 	if (error instanceof UnstorableValueError)
 		return invalidInput([{ in: where, path: `/${error.key}`, message: error.message }], options)
 	if (error instanceof NotFoundError) return new HttpProblem('not-found', error.message, options)
+	if (error instanceof GoneError) return new HttpProblem('gone', error.message, options)
 	if (error instanceof ConflictError) return new HttpProblem('conflict', error.message, options)
 	switch (classifyDatabaseError(error)) {
 		case 'unavailable':

@@ -54,6 +54,12 @@ export const databaseUrl = urlOf('postgres://user:password@127.0.0.1:5432/flowcr
 export const rabbitMqUrl = urlOf('amqp://user:password@127.0.0.1:5672', 'amqp', 'amqps')
 export const redisUrl = urlOf('redis://127.0.0.1:6379', 'redis', 'rediss')
 
+/** Where clients reach the functions, without a slash at the end. */
+export const publicUrl = z
+	.string()
+	.refine((text) => /^https?:\/\//.test(text) && URL.canParse(text), 'must be an http or https URL')
+	.transform((text) => text.replace(/\/+$/, ''))
+
 /** What both read, or an EnvironmentError with the faults of both. */
 export function readTogether<A, B>(first: () => A, second: () => B): [A, B] {
 	const faults: string[] = []

@@ -30,6 +30,14 @@ export class NotFoundError extends Error {
 	}
 }
 
+/** What was asked for is over and does not come back; nothing was changed. */
+export class GoneError extends Error {
+	constructor(message: string) {
+		super(message)
+		this.name = 'GoneError'
+	}
+}
+
 /** What was asked for contradicts what is stored; nothing was changed. */
 export class ConflictError extends Error {
 	constructor(message: string) {

@@ -12,6 +12,9 @@ export type { DrizzleExecutor, Executor } from './db/query.js'
 export { startRun, type StartedRun, type StartRunInput } from './run/start.js'
 export { type CancelledRun, cancelRun } from './run/cancel.js'
 export { type ResumedRun, type ResumeInput, resumeRun } from './run/resume.js'
+export { type EventInput, sendEvent, type SendEventOptions, type SentEvent } from './run/events.js'
+export { receiveWebhook, type WebhookRequest } from './run/webhooks.js'
+export type { WokenNode } from './run/woken.js'
 export {
 	type AwaitingNode,
 	isTerminal,
@@ -42,7 +45,7 @@ export { PostgresContext, type PostgresContextOptions } from './context/postgres
 export { createValueCodec, UnstorableValueError, type ValueCodec } from './context/values.js'
 
 // ── Errors, grouped by what the caller must do ───────────────────────────────────────────────────────────────────────
-export { ConflictError, type Fault, InvalidInputError, NotFoundError } from './errors.js'
+export { ConflictError, type Fault, GoneError, InvalidInputError, NotFoundError } from './errors.js'
 export { classifyDatabaseError, type DatabaseFailure, DeadlineError } from './db/errors.js'
 
 // ── Ports, for implementations of one's own ──────────────────────────────────────────────────────────────────────────

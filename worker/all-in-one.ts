@@ -22,7 +22,7 @@ import { EmbeddedPostgresError, startEmbeddedPostgres } from './embedded/postgre
 import { createLogger } from './logger.js'
 import { type RunningProcess, runProcess, StartError } from './process.js'
 import { createRelay } from './relay/relay.js'
-import { type AllInOneSettings, loadWorkflows, readAllInOneSettings, type Services } from './settings.js'
+import { type AllInOneSettings, loadWorkflows, readAllInOneSettings, type Services, webhookOptions } from './settings.js'
 import { createWorker } from './worker/worker.js'
 
 const HELP = `Functions, relay and worker in one process.
@@ -93,6 +93,7 @@ async function start(): Promise<RunningProcess> {
 			drainMs: settings.DRAIN_MS,
 			unrunnableLimitMs: settings.UNRUNNABLE_MS,
 			poolSize: settings.WORKER_POOL,
+			...webhookOptions(settings),
 		})
 		const relay = createRelay({
 			db: database.sql,

@@ -2,7 +2,7 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { z } from 'zod'
-import { databaseUrl, type Environment, EnvironmentError, rabbitMqUrl, readEnvironment, redisUrl, wholeNumber } from '../src/environment.js'
+import { databaseUrl, type Environment, EnvironmentError, publicUrl, rabbitMqUrl, readEnvironment, redisUrl, wholeNumber } from '../src/environment.js'
 import type { WorkflowsModule } from './execution/workflows.js'
 import { LOG_LEVELS } from './logger.js'
 
@@ -33,6 +33,10 @@ const worker = {
 	DRAIN_MS: wholeNumber(0, 86_400_000, 30_000),
 	UNRUNNABLE_MS: wholeNumber(0, 2_592_000_000, 3_600_000),
 	WORKER_POOL: wholeNumber(1, 200, 6),
+	PUBLIC_URL: publicUrl.optional(),
+	/** Where the functions are if PUBLIC_URL does not say: on this machine. */
+	PORT: wholeNumber(0, 65_535, 3000),
+	WEBHOOK_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
 }
 
 const relaySchema = z.object({ ...common, ...relay })
@@ -49,6 +53,14 @@ const allInOneSchema = z.object({
 export type RelaySettings = z.infer<typeof relaySchema>
 export type WorkerSettings = z.infer<typeof workerSchema>
 export type AllInOneSettings = z.infer<typeof allInOneSchema>
+
+/** The worker's options for webhooks. */
+export function webhookOptions(settings: Pick<WorkerSettings, 'PUBLIC_URL' | 'PORT' | 'WEBHOOK_SECRET'>): { publicUrl: string; webhookSecret?: string } {
+	return {
+		publicUrl: settings.PUBLIC_URL ?? `http://127.0.0.1:${settings.PORT}`,
+		...(settings.WEBHOOK_SECRET === undefined ? {} : { webhookSecret: settings.WEBHOOK_SECRET }),
+	}
+}
 
 /** @throws EnvironmentError */
 export const readRelaySettings = (env: Environment): RelaySettings => readEnvironment(env, relaySchema)

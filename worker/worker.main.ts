@@ -5,7 +5,7 @@ import { createRedisDoorbell } from './doorbell/redis.js'
 import { createLogger } from './logger.js'
 import { serveObservability } from './observability.js'
 import { runProcess } from './process.js'
-import { loadWorkflows, readWorkerSettings } from './settings.js'
+import { loadWorkflows, readWorkerSettings, webhookOptions } from './settings.js'
 import { startWhenReachable } from './start-when-reachable.js'
 import { createWorker } from './worker/worker.js'
 import { workerMetrics } from './worker/metrics.js'
@@ -16,7 +16,7 @@ const HELP = `Claims nodes that are ready and executes them.
   WORKFLOWS=./my-workflows/index.ts npm run start:worker
 
 Environment: DATABASE_URL and RABBITMQ_URL are needed; REDIS_URL, QUEUE_NAME, WORKFLOWS, CONCURRENCY, LEASE_MS, DRAIN_MS,
-UNRUNNABLE_MS, WORKER_POOL, METRICS_PORT, METRICS_HOST and LOG_LEVEL are described in .env.example.
+UNRUNNABLE_MS, WORKER_POOL, PUBLIC_URL, WEBHOOK_SECRET, METRICS_PORT, METRICS_HOST and LOG_LEVEL are described in .env.example.
 On SIGTERM it takes nothing new, lets nodes end for DRAIN_MS, gives the rest back and ends.`
 
 await runProcess(HELP, async () => {
@@ -37,6 +37,7 @@ await runProcess(HELP, async () => {
 		drainMs: settings.DRAIN_MS,
 		unrunnableLimitMs: settings.UNRUNNABLE_MS,
 		poolSize: settings.WORKER_POOL,
+		...webhookOptions(settings),
 	})
 	const observability = await serveObservability({
 		port: settings.METRICS_PORT,

@@ -21,6 +21,7 @@ export const BUILT_IN_USES: ReadonlySet<string> = new Set([
 	'subflow',
 	'sleep',
 	'wait',
+	'webhook',
 	'loop-controller',
 	'batch-scatter',
 	'batch-gather',

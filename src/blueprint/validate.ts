@@ -4,6 +4,7 @@
 import type { NodeDefinition, WorkflowBlueprint } from 'flowcraft'
 import { z } from 'zod'
 import { InvalidInputError, type Fault } from '../errors.js'
+import { WEBHOOK_EVENT_PREFIX } from '../run/webhooks.js'
 import { createGraph } from './graph.js'
 
 /** Postgres keeps these in text columns, and every log line and URL carries them. */
@@ -49,9 +50,6 @@ export const blueprintSchema = z.object({
 		.optional(),
 })
 
-/** Constructs of Flowcraft that this version cannot run yet: refused here rather than run wrongly. */
-const UNSUPPORTED_USES = new Map([['webhook', 'webhooks']])
-
 /**
  * The blueprint with nothing in it but what Flowcraft defines.
  * @throws InvalidInputError with every fault of shape and structure
@@ -78,10 +76,6 @@ function structuralFaults(blueprint: WorkflowBlueprint): Fault[] {
 		const first = places.get(node.id)
 		if (first !== undefined) faults.push({ path: `/nodes/${position}/id`, message: `'${node.id}' is the id of node ${first} too` })
 		else places.set(node.id, position)
-		const construct = UNSUPPORTED_USES.get(node.uses)
-		if (construct !== undefined) {
-			faults.push({ path: `/nodes/${position}/uses`, message: `${construct} ('${node.uses}') are not supported in this version` })
-		}
 		faults.push(...constructFaults(blueprint, node).map(({ path, message }) => ({ path: `/nodes/${position}${path}`, message })))
 		if (node.uses === 'subflow' && typeof node.params?.['blueprintId'] !== 'string') {
 			faults.push({ path: `/nodes/${position}/params/blueprintId`, message: 'a subflow must name its blueprint' })
@@ -118,6 +112,18 @@ function constructFaults(blueprint: WorkflowBlueprint, node: NodeDefinition): Fa
 			const gatherId: unknown = node.params?.['gatherNodeId']
 			if (!blueprint.nodes.some((other) => other.id === gatherId && other.uses === 'batch-gather')) {
 				faults.push({ path: '/params/gatherNodeId', message: `there is no batch-gather node '${String(gatherId)}'` })
+			}
+			break
+		}
+		case 'wait': {
+			const { webhookNodeId, eventName } = node.params ?? {}
+			const isWebhook = (id: unknown): boolean => blueprint.nodes.some((other) => other.id === id && other.uses === 'webhook')
+			if (webhookNodeId !== undefined && !isWebhook(webhookNodeId)) {
+				faults.push({ path: '/params/webhookNodeId', message: `there is no webhook node '${String(webhookNodeId)}'` })
+			}
+			if (typeof eventName === 'string' && eventName.startsWith(WEBHOOK_EVENT_PREFIX)) {
+				const id = eventName.slice(WEBHOOK_EVENT_PREFIX.length)
+				if (!isWebhook(id)) faults.push({ path: '/params/eventName', message: `there is no webhook node '${id}'` })
 			}
 			break
 		}

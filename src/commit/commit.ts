@@ -8,6 +8,12 @@ import type { NodeKey } from '../plan/node-key.js'
 /** Where a stored input comes from; the outputs of this commit's node, or a value as the codec wrote it. */
 export type StoredInput = { readonly type: 'none' } | { readonly type: 'output' } | { readonly type: 'value'; readonly text: string | null }
 
+/** An event that ends a wait. */
+export interface AwaitedEvent {
+	readonly name: string
+	readonly key?: string
+}
+
 /** What becomes true when this node's commit is applied. All texts are as the codec wrote them. */
 export interface NodeCommit {
 	readonly key: NodeKey
@@ -25,6 +31,8 @@ export interface NodeCommit {
 	readonly delayMs?: number | undefined
 	/** JSON object: `{ reason, … }`. */
 	readonly wait?: string
+	/** What ends the wait, beside a resume; any correlation key counts if none is named. */
+	readonly waitEvent?: AwaitedEvent | undefined
 	readonly childRunId?: string
 	readonly childBlueprint?: string
 	readonly childInput?: readonly (readonly [key: string, text: string])[]
@@ -51,6 +59,8 @@ export interface NodeCommit {
 		holdsFor?: string | undefined
 	}[]
 	readonly recovered?: readonly { nodeId: string; generation: string; recovers: string }[]
+	/** A webhook that becomes usable: the hash of its token, and how long it is good. */
+	readonly webhook?: { readonly hash: string; readonly expiresInMs: number } | undefined
 	/** Context keys with their values; null deletes. */
 	readonly writes?: readonly (readonly [key: string, text: string | null])[]
 }
@@ -112,6 +122,7 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 	const recovered = flatten(commits, (commit) => commit.recovered)
 	const writes = flatten(commits, (commit) => commit.writes)
 	const childInput = flatten(commits, (commit) => commit.childInput)
+	const webhooks = flatten(commits, (commit) => (commit.webhook === undefined ? [] : [commit.webhook]))
 
 	const inputs = (rows: readonly { of: number; item: { input: StoredInput } }[]): Column[] => {
 		// A reference is to the output of the very node that this commit finishes.
@@ -139,8 +150,8 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 		text(each((commit) => commit.deadLetter)),
 		{ type: 'bigint', values: each((commit) => (commit.delayMs === undefined ? null : Math.round(commit.delayMs))) },
 		text(each((commit) => commit.wait)),
-		text(each(() => null)),
-		text(each(() => null)),
+		text(each((commit) => commit.waitEvent?.name)),
+		text(each((commit) => commit.waitEvent?.key)),
 		text(each((commit) => commit.childRunId)),
 		text(each((commit) => commit.childBlueprint)),
 
@@ -184,6 +195,10 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 		int(childInput.map(({ of }) => of)),
 		text(childInput.map(({ item }) => item[0])),
 		text(childInput.map(({ item }) => item[1])),
+
+		int(webhooks.map(({ of }) => of)),
+		text(webhooks.map(({ item }) => item.hash)),
+		{ type: 'bigint', values: webhooks.map(({ item }) => Math.round(item.expiresInMs)) },
 	]
 }
 

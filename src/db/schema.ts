@@ -12,6 +12,7 @@
  *   └─ transitions                 history of the run's status
  *   workers, implementations       who is alive, and which `uses` keys were ever offered
  *   idempotency_keys, kept_events  remembered for a documented time
+ *   webhooks, secrets              which one-time URLs were given out, by hash, and what they are derived from
  *
  * Rules that every writer keeps (ARCHITECTURE.md, "Lock order"): the run's row first, parents before children and
  * batches sorted by id; then nodes, arrivals, counters, outbox. Multi-step writes are the PL/pgSQL functions in
@@ -414,19 +415,42 @@ export const idempotencyKeys = pgTable(
 	],
 )
 
-/** Events that came before anybody waited for them. */
+/** Events that came before anybody waited for them; the next wait that matches takes the oldest. */
 export const keptEvents = pgTable(
 	'flowcraft_kept_events',
 	{
 		id: bigint({ mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
 		name: text().notNull(),
 		key: text(),
-		payload: text(),
+		/** What a wait is resumed with, as in `nodes.resume`. */
+		payload: text().notNull(),
 		receivedAt: at().notNull().defaultNow(),
 		expiresAt: at().notNull(),
 	},
 	(t) => [index('flowcraft_kept_events_name').on(t.name, t.key), index('flowcraft_kept_events_expiry').on(t.expiresAt)],
 )
+
+/** URLs that were given out: each ends one wait, once, before it expires. The token itself stands nowhere here. */
+export const webhooks = pgTable(
+	'flowcraft_webhooks',
+	{
+		/** SHA-256 of the token, in hex; `webhook:<hash>` is the event that a request sends. */
+		hash: text().primaryKey(),
+		runId: bytes().notNull(),
+		nodeId: bytes().notNull(),
+		createdAt: at().notNull().defaultNow(),
+		expiresAt: at().notNull(),
+		usedAt: at(),
+	},
+	(t) => [index('flowcraft_webhooks_run').on(t.runId), index('flowcraft_webhooks_expiry').on(t.expiresAt)],
+)
+
+/** Random values that all processes have to agree on, where the environment gives none. */
+export const secrets = pgTable('flowcraft_secrets', {
+	name: text().primaryKey(),
+	value: text().notNull(),
+	createdAt: at().notNull().defaultNow(),
+})
 
 /** For SQL clients that poll as they did with Flowcraft's own adapters. `result` is assembled on read. */
 export const results = pgView('flowcraft_results', {

@@ -31,6 +31,10 @@ export interface AwaitingNode {
 	readonly nodeId: string
 	/** `timer`, `external_event`, `child`, or what the node gave. */
 	readonly reason: string
+	/** The event that ends the wait, beside a resume. */
+	readonly eventName?: string
+	readonly correlationKey?: string
+	/** When a sleep ends, or a wait times out. */
 	readonly wakeUpAt?: string
 	readonly childRunId?: string
 }
@@ -86,12 +90,17 @@ export async function readRun(db: Executor, runId: string): Promise<Run | undefi
 		...(awaiting === undefined
 			? {}
 			: {
-					awaiting: awaiting.map(({ nodeId, state, wait, childRunId, dueAt }) => ({
-						nodeId,
-						reason: state === 'child' ? 'child' : (parseJson<{ reason?: string }>(wait)?.reason ?? 'unknown'),
-						...(dueAt === null ? {} : { wakeUpAt: dueAt }),
-						...(childRunId === null ? {} : { childRunId }),
-					})),
+					awaiting: awaiting.map(({ nodeId, state, wait, childRunId, dueAt }) => {
+						const { reason, eventName, correlationKey } = parseJson<Partial<AwaitingNode>>(wait) ?? {}
+						return {
+							nodeId,
+							reason: state === 'child' ? 'child' : (reason ?? 'unknown'),
+							...(eventName === undefined ? {} : { eventName }),
+							...(correlationKey === undefined ? {} : { correlationKey }),
+							...(dueAt === null ? {} : { wakeUpAt: dueAt }),
+							...(childRunId === null ? {} : { childRunId }),
+						}
+					}),
 				}),
 		...(typeof row['context'] === 'string' ? { contextJson: row['context'] } : {}),
 	}

@@ -26,7 +26,7 @@ afterAll(async () => {
 	await amqp?.close()
 })
 
-beforeEach(async () => {
+async function open(): Promise<void> {
 	core = await createCore()
 	await core.register(flow('chain', [['a', 'b']]))
 	queue = freshQueueName()
@@ -34,16 +34,16 @@ beforeEach(async () => {
 	adapter = new RabbitMqAdapter(options())
 	// Its first look declares the queue.
 	await adapter.stalledRuns()
-})
+}
 
-afterEach(async () => {
+async function close(): Promise<void> {
 	await adapter.stop()
 	const channel = await amqp.createChannel()
 	await channel.deleteQueue(queue)
 	await channel.deleteQueue(`${queue}.dead`)
 	await channel.close()
 	await core.drop()
-})
+}
 
 /** Never started: whatever is emitted stays in the outbox, for the test to see. */
 const options = (): RabbitMqAdapterOptions => ({
@@ -100,6 +100,9 @@ async function putIntoQueue(body = 'anything'): Promise<void> {
 const nobody = new Set<string>()
 
 describe('reconcile', () => {
+	beforeEach(open)
+	afterEach(close)
+
 	it('emits a ready node whose message is lost, for that run only, and wakes the relay', async () => {
 		const [runId, other] = [await lostRun(), await lostRun()]
 
@@ -285,6 +288,9 @@ describe('reconcile', () => {
 })
 
 describe('createRabbitMqReconciler', () => {
+	beforeEach(open)
+	afterEach(close)
+
 	const reconciler = (more: Partial<RabbitMqReconcilerOptions> = {}) =>
 		createRabbitMqReconciler({ adapter, stalledThresholdSeconds: 30, statusTableName: 'flowcraft_statuses', ...more })
 
@@ -377,6 +383,10 @@ describe('createRabbitMqReconciler', () => {
 			await failing.stop()
 		}
 	})
+})
+
+describe('the options of createRabbitMqReconciler', () => {
+	const unconnected = { runtimeOptions: { logger: new NullLogger() }, amqpUrl: 'amqp://127.0.0.1', databaseUrl: 'postgres://127.0.0.1/none' }
 
 	it.each([
 		['no adapter', { adapter: undefined }, /adapter must be given/],
@@ -385,7 +395,7 @@ describe('createRabbitMqReconciler', () => {
 		['another table', { statusTableName: 'statuses' }, /statusTableName cannot be "statuses"/],
 		['a pg client', { pgClient: {} }, /pgClient is not taken/],
 	])('refuses %s', (_, faulty, message) => {
-		const make = () => createRabbitMqReconciler({ adapter, stalledThresholdSeconds: 1, ...faulty } as unknown as RabbitMqReconcilerOptions)
+		const make = () => createRabbitMqReconciler({ adapter: new RabbitMqAdapter(unconnected), stalledThresholdSeconds: 1, ...faulty } as unknown as RabbitMqReconcilerOptions)
 		expect(make).toThrow(TypeError)
 		expect(make).toThrow(message)
 	})

@@ -498,6 +498,20 @@ describe('A subscription to RabbitMQ', () => {
 		await admin.deleteQueue(`${queue}-foreign`)
 	})
 
+	it('keeps its channel when a delivery is settled twice', async () => {
+		const log = new Recorder()
+		const broker = open({ logger: log })
+		const inbox = await consume(broker, (delivery) => {
+			delivery.ack()
+			delivery.ack()
+			delivery.reject()
+		})
+		await publishUntilConfirmed(broker, ...messages(20))
+		await waitFor('the deliveries', () => inbox.ids.length === 20)
+		await inbox.subscription.close()
+		expect(log.lines.filter(({ level }) => level === 'warn' || level === 'error')).toEqual([])
+	})
+
 	it('tells what RabbitMQ knows of earlier deliveries', async () => {
 		const broker = open()
 		const inbox = await consume(broker, (delivery) =>
@@ -534,7 +548,8 @@ describe('A RabbitMQ connection that was handed in', () => {
 		await waitFor('the delivery', () => inbox.ids.length === 1)
 		await broker.close()
 		const channel = await connection.createChannel()
-		await channel.checkQueue(queue)
+		const { consumerCount } = await channel.checkQueue(queue)
+		expect(consumerCount).toBe(0)
 		expect(proxy.accepted).toBe(1)
 	})
 

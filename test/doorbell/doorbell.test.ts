@@ -161,12 +161,41 @@ describe('A doorbell on Redis', () => {
 		const here = createRedisDoorbell({ redis: client, prefix, logger })
 		const there = open()
 		listen(there)
-		here.listen((ring) => heard.push(ring))
 		await ringUntilHeard(here, 'a')
-		heard = []
-		await ringUntilHeard(there, 'b')
+		const back: Ring[] = []
+		here.listen((ring) => back.push(ring))
+		await waitFor('the way back', () => {
+			there.ring({ type: 'ended', runIds: ['b'] })
+			return back.length > 0
+		})
 		await here.close()
 		expect(await client.ping()).toBe('PONG')
+		await client.quit()
+	})
+
+	it('does not let a client that was handed in keep rings for later, and logs an outage of many attempts once', async () => {
+		const client = new Redis(proxy.url, { retryStrategy: () => 10, maxRetriesPerRequest: null })
+		let errors = 0
+		client.on('error', () => {
+			errors += 1
+		})
+		const here = createRedisDoorbell({ redis: client, prefix, logger })
+		listen(open())
+		await ringUntilHeard(here, 'before')
+		proxy.refuse()
+		proxy.cut()
+		await waitFor('the loss', () => client.status !== 'ready')
+		await waitFor('several attempts', () => {
+			here.ring({ type: 'ended', runIds: ['stale'] })
+			return errors >= 5
+		})
+		expect(warnings).toHaveLength(1)
+		await proxy.accept()
+		await waitFor('the connection', () => client.status === 'ready')
+		await ringUntilHeard(here, 'after')
+		const runIds = heard.flatMap((ring) => (ring.type === 'ended' ? ring.runIds : []))
+		expect(runIds).not.toContain('stale')
+		await here.close()
 		await client.quit()
 	})
 

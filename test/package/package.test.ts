@@ -166,7 +166,7 @@ describe('the types', () => {
 		await writeFile(join(consumer, 'consumer.ts'), CONSUMER)
 		await writeFile(join(consumer, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['consumer.ts'] }))
 		const tsc = join(PROJECT_ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
-		const output = await command(consumer, process.execPath, tsc, '--project', '.', '--pretty', 'false').catch((error: Error) => error.message)
+		const output = await command(consumer, process.execPath, tsc, '--project', '.', '--pretty', 'false').catch((error: unknown) => String(error))
 
 		// Drizzle's own declarations of databases that are not installed have errors; they are not ours.
 		const errors = output.split('\n').filter((line) => / error TS\d+: /.test(line) && !line.startsWith('node_modules/drizzle-orm/'))
@@ -204,7 +204,7 @@ describe('the installed package', () => {
 				.edge('one', 'two')
 			const { sql, close } = createDatabase(databaseUrl, { max: 4 })
 			const common = { broker: createInProcessBroker({ queues: ['flowcraft-jobs'] }), doorbell: createInProcessDoorbell(), logger: noLogger }
-			const worker = createWorker({ ...common, databaseUrl, workflows: { blueprints: { add } } })
+			const worker = createWorker({ ...common, databaseUrl, drainMs: 1_000, workflows: { blueprints: { add } } })
 			const relay = createRelay({ ...common, db: sql })
 			await worker.start()
 			relay.start()

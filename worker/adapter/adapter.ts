@@ -6,7 +6,7 @@
  *           a relay (outbox → queue, and the sweep), so that one object is all that a deployment needs
  *   stop    the worker drains, then everything that the adapter opened is closed
  *
- *   reconcile, resumeWithAction   one write to Postgres each, with or without `start`
+ *   reconcile, resumeWithAction, registerWebhookEndpoint   one write to Postgres each, with or without `start`
  *
  * Each process may have an adapter; they share the work. A run's next message is published by whichever relay finds it,
  * so at least one must run somewhere: here, or as `npm run start:relay`.
@@ -24,6 +24,7 @@ import type { Doorbell } from '../../src/ports/doorbell.js'
 import { type ResumeInput, resumeRun } from '../../src/run/resume.js'
 import { createRabbitMqBroker } from '../broker/rabbitmq.js'
 import { createInProcessDoorbell } from '../doorbell/in-process.js'
+import { createWebhookUrls } from '../execution/webhook.js'
 import type { WorkflowsModule } from '../execution/workflows.js'
 import { createRelay, type Relay } from '../relay/relay.js'
 import { startWhenReachable } from '../start-when-reachable.js'
@@ -34,7 +35,7 @@ import { announceEnqueued, announceProcessed } from './job-events.js'
 
 export interface RabbitMqAdapterOptions
 	extends Omit<AdapterOptions, 'runtimeOptions' | 'coordinationStore'>,
-		Pick<WorkerOptions, 'concurrency' | 'leaseMs' | 'drainMs' | 'unrunnableLimitMs' | 'poolSize' | 'name'> {
+		Pick<WorkerOptions, 'concurrency' | 'leaseMs' | 'drainMs' | 'unrunnableLimitMs' | 'poolSize' | 'publicUrl' | 'webhookSecret' | 'name'> {
 	/** Blueprints, registry and the rest, as for `FlowRuntime`. A blueprint may also be a `createFlow` builder. */
 	readonly runtimeOptions: AdapterOptions['runtimeOptions'] | WorkflowsModule
 	/**
@@ -185,9 +186,14 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 		return new Set([nodeId])
 	}
 
-	/** Always rejects: webhooks are not supported in this version. */
-	async registerWebhookEndpoint(_runId: string, nodeId: string): Promise<{ url: string; event: string }> {
-		throw new Error(`Node '${nodeId}' cannot have a webhook: webhooks are not supported in this version.`)
+	/**
+	 * A URL that takes one request, within a week, for a node of a user's own. `workflowState.markAsAwaiting(nodeId,
+	 * { eventName: event })` waits for that request, and so does a `wait` node with what this returns as its input. It is
+	 * usable at once; repeated calls, as a node's next attempt makes, give the same until it is used or has expired. Nodes
+	 * with `uses: 'webhook'` do not need this.
+	 */
+	registerWebhookEndpoint(runId: string, nodeId: string): Promise<{ url: string; event: string }> {
+		return createWebhookUrls(this.#sql, this.#options).register(runId, nodeId)
 	}
 
 	// ── What the base class asks of an adapter ───────────────────────────────────────────────────────────────────────
@@ -366,6 +372,10 @@ function checkOptions(options: Readonly<Record<keyof RabbitMqAdapterOptions, unk
 	if (typeof given.runtimeOptions !== 'object' || given.runtimeOptions === null) {
 		faults.push('runtimeOptions must be an object with blueprints and registry, as for FlowRuntime')
 	}
+	if (given.publicUrl !== undefined && !isUrl(given.publicUrl, 'http:', 'https:')) faults.push('publicUrl must be an http or https URL')
+	if (given.webhookSecret !== undefined && !(typeof given.webhookSecret === 'string' && given.webhookSecret.length >= 32)) {
+		faults.push('webhookSecret must be text of at least 32 characters')
+	}
 	if (given.queueName !== undefined && !(typeof given.queueName === 'string' && /^[\w.-]{1,200}$/.test(given.queueName))) {
 		faults.push('queueName must consist of letters, digits, dots, dashes and underscores, 200 at most')
 	}
@@ -398,9 +408,9 @@ function checkResume(input: unknown): asserts input is ResumeInput {
 	if (faults.length > 0) throw new InvalidInputError('The run cannot be resumed', faults)
 }
 
-type WorkerPart = Pick<WorkerOptions, 'concurrency' | 'leaseMs' | 'drainMs' | 'unrunnableLimitMs' | 'poolSize' | 'name'>
+type WorkerPart = Pick<WorkerOptions, 'concurrency' | 'leaseMs' | 'drainMs' | 'unrunnableLimitMs' | 'poolSize' | 'publicUrl' | 'webhookSecret' | 'name'>
 
-function pickWorkerOptions({ concurrency, leaseMs, drainMs, unrunnableLimitMs, poolSize, name }: WorkerPart): WorkerPart {
-	const given = { concurrency, leaseMs, drainMs, unrunnableLimitMs, poolSize, name }
+function pickWorkerOptions({ concurrency, leaseMs, drainMs, unrunnableLimitMs, poolSize, publicUrl, webhookSecret, name }: WorkerPart): WorkerPart {
+	const given = { concurrency, leaseMs, drainMs, unrunnableLimitMs, poolSize, publicUrl, webhookSecret, name }
 	return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
 }

@@ -1,8 +1,7 @@
 /** The nodes that the engine provides: they hold no worker while they wait. A registry's own node of the same key wins. */
 import { FlowcraftError, type IEvaluator, type NodeDefinition, type NodeResult, PropertyEvaluator } from 'flowcraft'
 import type { BufferedContext } from '../../src/context/node-context.js'
-
-const UNIT_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+import { DURATION_FORMS, parseDuration } from './duration.js'
 
 /**
  * How long a `sleep` node sleeps, in ms: a number of ms, or text like `5m`, `10s`, `1h`, `2d`.
@@ -10,13 +9,10 @@ const UNIT_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600
  */
 export function sleepDuration(node: NodeDefinition): number {
 	const duration: unknown = node.params?.['duration']
-	if (typeof duration === 'number' && Number.isFinite(duration) && duration >= 0) return duration
-	if (typeof duration === 'string') {
-		const [, amount, unit] = /^(\d+)([smhd])$/.exec(duration) ?? []
-		if (amount !== undefined && unit !== undefined) return Number(amount) * (UNIT_MS[unit] as number)
-	}
+	const ms = parseDuration(duration)
+	if (ms !== undefined) return ms
 	throw new FlowcraftError(
-		`Sleep node '${node.id}' has the invalid duration ${JSON.stringify(duration)}: expected milliseconds, or text like '5m', '10s', '1h', '2d'`,
+		`Sleep node '${node.id}' has the invalid duration ${JSON.stringify(duration)}: expected ${DURATION_FORMS}`,
 		{ nodeId: node.id, isFatal: true },
 	)
 }

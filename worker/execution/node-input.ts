@@ -17,7 +17,7 @@ export async function resolveInput(node: NodeDefinition, claimed: ClaimedNode, c
 }
 
 /** Each reference is a node whose output is meant, a key, or a path into one of them (`node.prop.sub`). */
-async function lookUp(references: readonly string[], context: BufferedContext): Promise<unknown[]> {
+export async function lookUp(references: readonly string[], context: BufferedContext): Promise<unknown[]> {
 	const candidates = references.map(candidatesOf)
 	const found = await context.pick(candidates.flat().map(({ key }) => key))
 	return candidates.map((options) => {

@@ -7,7 +7,7 @@ import { contentHash } from '../../src/blueprint/hash.js'
 import type { BlueprintStore } from '../../src/blueprint/store.js'
 import type { ClaimedNode } from '../../src/claim/claim.js'
 import { createStep } from '../../src/claim/steps.js'
-import type { NodeCommit, StoredInput } from '../../src/commit/commit.js'
+import type { AwaitedEvent, NodeCommit, StoredInput } from '../../src/commit/commit.js'
 import { BufferedContext } from '../../src/context/node-context.js'
 import type { ContextReader } from '../../src/context/reading.js'
 import { UnstorableValueError } from '../../src/context/values.js'
@@ -23,6 +23,8 @@ import { gather, scatter } from './batch.js'
 import { sleepDuration, subflowParams, turnLoop } from './built-in.js'
 import { createDependencies, NodeState } from './node-dependencies.js'
 import { resolveInput } from './node-input.js'
+import { eventOfDetails, NodeWaitTimeoutError, readWait } from './wait.js'
+import { webhookExpiry, type WebhookUrls } from './webhook.js'
 import { canRun, type Workflows } from './workflows.js'
 
 /** A node whose workers died this many times is not given to another one. */
@@ -43,6 +45,7 @@ export interface ExecutionEngine {
 	readonly offers: ReadonlySet<string>
 	/** After so long without a worker that can run it, a node fails as a dead letter; in ms. */
 	readonly unrunnableLimitMs: number
+	readonly webhooks: WebhookUrls
 }
 
 /**
@@ -57,8 +60,14 @@ export type NodeEnd =
 
 /** What an attempt came to, before it is planned. */
 type Execution =
-	| { readonly type: 'completed'; readonly result: NodeResult; readonly writes: Writes }
-	| { readonly type: 'waiting'; readonly wait: Record<string, unknown>; readonly delayMs: number | undefined; readonly writes: Writes }
+	| { readonly type: 'completed'; readonly result: NodeResult; readonly writes: Writes; readonly webhook?: NodeCommit['webhook'] }
+	| {
+			readonly type: 'waiting'
+			readonly wait: Record<string, unknown>
+			readonly event: AwaitedEvent | undefined
+			readonly delayMs: number | undefined
+			readonly writes: Writes
+	  }
 	| { readonly type: 'child'; readonly blueprintId: string; readonly input: readonly (readonly [string, string])[] }
 	| { readonly type: 'more'; readonly dynamicNodes: readonly NodeDefinition[]; readonly writes: Writes }
 
@@ -119,7 +128,7 @@ async function execute(
 	const context = new BufferedContext(engine.reader, claimed.key.runId, engine.workflows.codec)
 	switch (claimed.wake) {
 		case 'timer':
-			return wakeUp(engine, claimed)
+			return wakeUp(engine, node, claimed)
 		case 'resume':
 			return resumed(engine, claimed)
 		case 'child':
@@ -134,10 +143,18 @@ async function execute(
 	switch (node.uses) {
 		case 'sleep': {
 			const output = await resolveInput(node, claimed, context, engine.workflows.codec)
-			return waiting(engine, { reason: 'timer' }, output, sleepDuration(node), [])
+			return waiting(engine, { reason: 'timer' }, undefined, output, sleepDuration(node), [])
 		}
-		case 'wait':
-			return waiting(engine, { reason: 'external_event' }, undefined, undefined, [])
+		case 'wait': {
+			const input = await resolveInput(node, claimed, context, engine.workflows.codec)
+			const { timeoutMs, event } = await readWait(node, graph, input, context)
+			return waiting(engine, { reason: 'external_event', ...(timeoutMs === undefined ? {} : { timeoutMs }) }, event, undefined, timeoutMs, [])
+		}
+		case 'webhook': {
+			const expiresInMs = webhookExpiry(node)
+			const { output, hash } = await engine.webhooks.derive(claimed)
+			return { type: 'completed', result: { output }, writes: [], webhook: { hash, expiresInMs } }
+		}
 		case 'subflow':
 			return startChild(engine, node, claimed, context)
 		case 'loop-controller':
@@ -206,6 +223,7 @@ async function executeImplementation(
 	return waiting(
 		engine,
 		{ reason: 'external_event', ...request.details },
+		eventOfDetails(node.id, request.details),
 		result.output,
 		delayMs === undefined || Number.isNaN(delayMs) ? undefined : Math.max(delayMs, 0),
 		writes,
@@ -216,16 +234,18 @@ async function executeImplementation(
 function waiting(
 	{ workflows }: ExecutionEngine,
 	details: Record<string, unknown>,
+	event: AwaitedEvent | undefined,
 	output: unknown,
 	delayMs: number | undefined,
 	writes: Writes,
 ): Execution {
-	return { type: 'waiting', wait: { ...details, output: workflows.codec.encode('output', output) }, delayMs, writes }
+	const named = event === undefined ? {} : { eventName: event.name, ...(event.key === undefined ? {} : { correlationKey: event.key }) }
+	return { type: 'waiting', wait: { ...details, ...named, output: workflows.codec.encode('output', output) }, event, delayMs, writes }
 }
 
-function wakeUp(engine: ExecutionEngine, claimed: ClaimedNode): Execution {
+function wakeUp(engine: ExecutionEngine, node: NodeDefinition, claimed: ClaimedNode): Execution {
 	const wait = parseObject(claimed.wait)
-	if (wait['reason'] !== 'timer') throw new Error('Nobody resumed this node before its wait timed out')
+	if (wait['reason'] !== 'timer') throw new NodeWaitTimeoutError(node.id, wait)
 	return { type: 'completed', result: { output: decodeText(engine, wait['output']) }, writes: [] }
 }
 
@@ -312,7 +332,15 @@ async function planned(engine: ExecutionEngine, graph: BlueprintGraph, claimed: 
 	const { key, token } = claimed
 	switch (execution.type) {
 		case 'waiting':
-			return { key, token, outcome: 'waiting', wait: JSON.stringify(execution.wait), delayMs: execution.delayMs, writes: execution.writes }
+			return {
+				key,
+				token,
+				outcome: 'waiting',
+				wait: JSON.stringify(execution.wait),
+				waitEvent: execution.event,
+				delayMs: execution.delayMs,
+				writes: execution.writes,
+			}
 		case 'child':
 			return {
 				key,
@@ -339,6 +367,7 @@ async function planned(engine: ExecutionEngine, graph: BlueprintGraph, claimed: 
 				output,
 				action: typeof result.action === 'string' ? result.action : undefined,
 				writes,
+				webhook: execution.webhook,
 				...storedPlan(engine, plan),
 			}
 		}

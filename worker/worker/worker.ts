@@ -23,6 +23,7 @@ import type { Logger } from '../../src/ports/logger.js'
 import { ClaimLostError, RunCancelledError, WorkerDrainingError } from '../execution/aborts.js'
 import { toError } from '../execution/attempt.js'
 import { type ExecutionEngine, failNode, runNode } from '../execution/run-node.js'
+import { createWebhookUrls } from '../execution/webhook.js'
 import { createWorkflows, type WorkflowsModule } from '../execution/workflows.js'
 import { createBatcher } from './batcher.js'
 import { createBatchingReader } from './batching-reader.js'
@@ -50,6 +51,10 @@ export interface WorkerOptions {
 	readonly forgottenAfterMs?: number
 	/** Connections to Postgres. Default 6. */
 	readonly poolSize?: number
+	/** Where the functions are reached, for the URLs of webhooks. Default http://127.0.0.1:3000. */
+	readonly publicUrl?: string
+	/** What webhooks' tokens are derived from. Default: a random one, kept in the database. */
+	readonly webhookSecret?: string
 	/** For people, in the registry and the logs. Default host and process id. */
 	readonly name?: string
 }
@@ -106,6 +111,7 @@ export function createWorker(options: WorkerOptions): Worker {
 		blueprints: createBlueprintStore(db),
 		offers,
 		unrunnableLimitMs: options.unrunnableLimitMs ?? 60 * 60_000,
+		webhooks: createWebhookUrls(db, options),
 	}
 	const committer = createCommitter(db, doorbell, logger)
 	const running = new RunningNodes()

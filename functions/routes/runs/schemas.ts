@@ -63,6 +63,10 @@ export const runSchema = z
 					reason: z.string().openapi({
 						description: '`timer`, `external_event`, `child`, or what the node gave.',
 					}),
+					eventName: z.string().optional().openapi({
+						description: 'The event that ends the wait, beside a resume.',
+					}),
+					correlationKey: z.string().optional(),
 					wakeUpAt: z.string().optional().openapi({ format: 'date-time' }),
 					childRunId: z.string().optional(),
 				}),

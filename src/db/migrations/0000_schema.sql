@@ -65,7 +65,7 @@ CREATE TABLE "flowcraft_kept_events" (
 	"id" bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY (sequence name "flowcraft_kept_events_id_seq" INCREMENT BY 1 MINVALUE 1 MAXVALUE 9223372036854775807 START WITH 1 CACHE 1),
 	"name" text NOT NULL,
 	"key" text,
-	"payload" text,
+	"payload" text NOT NULL,
 	"received_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"expires_at" timestamp with time zone NOT NULL
 );
@@ -141,6 +141,12 @@ CREATE TABLE "flowcraft_outbox" (
 	CONSTRAINT "flowcraft_outbox_kind" CHECK ("flowcraft_outbox"."kind" in ('job', 'event', 'child'))
 );
 --> statement-breakpoint
+CREATE TABLE "flowcraft_secrets" (
+	"name" text PRIMARY KEY NOT NULL,
+	"value" text NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL
+);
+--> statement-breakpoint
 CREATE TABLE "flowcraft_statuses" (
 	"run_id" text collate "C" PRIMARY KEY NOT NULL,
 	"status" text NOT NULL,
@@ -189,6 +195,15 @@ CREATE TABLE "flowcraft_transitions" (
 	CONSTRAINT "flowcraft_transitions_recorded_at_id_pk" PRIMARY KEY("recorded_at","id")
 );
 --> statement-breakpoint
+CREATE TABLE "flowcraft_webhooks" (
+	"hash" text PRIMARY KEY NOT NULL,
+	"run_id" text collate "C" NOT NULL,
+	"node_id" text collate "C" NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	"expires_at" timestamp with time zone NOT NULL,
+	"used_at" timestamp with time zone
+);
+--> statement-breakpoint
 CREATE TABLE "flowcraft_workers" (
 	"worker_id" uuid PRIMARY KEY NOT NULL,
 	"name" text NOT NULL,
@@ -225,4 +240,6 @@ CREATE INDEX "flowcraft_statuses_tags" ON "flowcraft_statuses" USING gin ("tags"
 CREATE INDEX "flowcraft_statuses_live" ON "flowcraft_statuses" USING btree ("status","created_at","run_id") WHERE finished_at is null;--> statement-breakpoint
 CREATE INDEX "flowcraft_statuses_finished_at" ON "flowcraft_statuses" USING btree ("finished_at") WHERE finished_at is not null;--> statement-breakpoint
 CREATE INDEX "flowcraft_transitions_run" ON "flowcraft_transitions" USING btree ("run_id");--> statement-breakpoint
+CREATE INDEX "flowcraft_webhooks_run" ON "flowcraft_webhooks" USING btree ("run_id");--> statement-breakpoint
+CREATE INDEX "flowcraft_webhooks_expiry" ON "flowcraft_webhooks" USING btree ("expires_at");--> statement-breakpoint
 CREATE INDEX "flowcraft_workers_lease" ON "flowcraft_workers" USING btree ("lease_until") WHERE stopped_at is null and dead_at is null;

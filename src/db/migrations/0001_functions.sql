@@ -514,7 +514,8 @@ END $$;
 --   completed  with p_outputs, p_actions
 --   failed     with p_errors, p_reasons (the run's reason if it fails by this), p_dead_letters
 --   retry      another attempt after p_delays ms; p_errors tells why
---   waiting    for p_waits (JSON), until p_delays ms from now if not null; p_wait_events, p_wait_keys for events
+--   waiting    for p_waits (JSON), until p_delays ms from now if not null. p_wait_events names the event that ends it,
+--              p_wait_keys, if not null, the only correlation key that counts; one that was kept ends it at once
 --   child      until the run p_child_runs ends, which this commit starts from p_child_blueprints
 --   pending    a gather that has added nodes and waits for them to arrive, as a join does
 -- The other groups refer to those nodes by number in their first array:
@@ -528,6 +529,7 @@ END $$;
 --   p_rec_…    failed nodes that this one, their fallback, recovers
 --   p_ctx_…    what the node wrote to the context; a null value deletes the key
 --   p_in_…     the context that a child run starts with
+--   p_hook_…   webhooks that a node has given out: hash of the token, and for how many ms it is good
 --
 -- Numbers of nodes come back: `committed`; `repeated`, this very claim has finished the node before (the answer to the
 -- first commit was lost); `refused`, for the reasons in `refusals`, nothing of this node was applied. All others were
@@ -548,6 +550,7 @@ CREATE OR REPLACE FUNCTION flowcraft_commit(
 	p_rec_of int[], p_rec_nodes text[], p_rec_generations text[], p_rec_recovers text[],
 	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[],
 	p_in_of int[], p_in_keys text[], p_in_values text[],
+	p_hook_of int[], p_hook_hashes text[], p_hook_lives bigint[],
 	OUT committed int[], OUT repeated int[], OUT refused int[], OUT refusals text[], OUT ended text[], OUT emitted int
 )
 LANGUAGE plpgsql VOLATILE
@@ -568,9 +571,19 @@ DECLARE
 	v_more_runs text[];
 	v_more_counts int[];
 	v_child int;
+	v_wait record;
+	v_kept text;
 	v_emitted int;
 BEGIN
 	committed := '{}'; repeated := '{}'; refused := '{}'; refusals := '{}'; ended := '{}'; emitted := 0;
+
+	-- 0. Waits for events exclude those who send them (`64_send_event.sql`), before any run is locked.
+	IF EXISTS (SELECT FROM unnest(p_wait_events) AS e WHERE e IS NOT NULL) THEN
+		PERFORM flowcraft_lock_events(
+			(SELECT array_agg(w.event) FROM unnest(p_wait_events) AS w(event) WHERE w.event IS NOT NULL),
+			(SELECT array_agg(w.key) FROM unnest(p_wait_events, p_wait_keys) AS w(event, key) WHERE w.event IS NOT NULL),
+			true);
+	END IF;
 
 	-- 1. The runs, parents before children, as a cancel locks them: whoever else changes one of them waits, and
 	--    everything below sees what is true now (each statement of a VOLATILE function has a fresh snapshot).
@@ -688,6 +701,43 @@ BEGIN
 	IF committed IS NULL THEN
 		committed := '{}'; emitted := 0;
 		RETURN;
+	END IF;
+
+	-- 3a. Waits for events that have come already: each takes the oldest one that matches, which is then used up.
+	IF EXISTS (SELECT FROM unnest(p_wait_events) AS e WHERE e IS NOT NULL) THEN
+		FOR v_wait IN
+			SELECT w.ix::int AS ix, w.run_id, w.node_id, w.generation, w.recovers, w.event, w.key
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_wait_events, p_wait_keys)
+				WITH ORDINALITY AS w(run_id, node_id, generation, recovers, event, key, ix)
+			WHERE w.event IS NOT NULL AND w.ix = ANY (committed)
+			ORDER BY w.ix
+		LOOP
+			DELETE FROM flowcraft_kept_events k
+			WHERE k.id = (
+				SELECT e.id FROM flowcraft_kept_events e
+				WHERE e.name = v_wait.event AND (v_wait.key IS NULL OR e.key = v_wait.key) AND e.expires_at > v_now
+				ORDER BY e.id LIMIT 1
+				-- The sweep deletes expired ones meanwhile.
+				FOR UPDATE SKIP LOCKED
+			)
+			RETURNING k.payload INTO v_kept;
+			CONTINUE WHEN NOT FOUND;
+			UPDATE flowcraft_nodes n SET state = 'ready', wake = 'resume', resume = v_kept, due_at = NULL, emitted_at = v_now
+			WHERE n.run_id = v_wait.run_id AND n.node_id = v_wait.node_id AND n.generation = v_wait.generation
+				AND n.recovers = v_wait.recovers;
+			DELETE FROM flowcraft_outbox o
+			WHERE o.run_id = v_wait.run_id AND o.node_id = v_wait.node_id AND o.generation = v_wait.generation
+				AND o.recovers = v_wait.recovers AND o.kind = 'job';
+			INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+			SELECT s.run_id, v_wait.node_id, v_wait.generation, v_wait.recovers, s.blueprint_id, s.traceparent, v_now
+			FROM flowcraft_statuses s WHERE s.run_id = v_wait.run_id;
+			v_runs := v_runs || v_wait.run_id;
+			v_live := v_live || 0;
+			v_waiting := v_waiting || -1;
+			v_failed := v_failed || 0;
+			v_reasons := v_reasons || NULL::text;
+			emitted := emitted + 1;
+		END LOOP;
 	END IF;
 
 	-- 4. Nodes that become ready because of a single predecessor, an `any` join or a fallback: whoever asks first
@@ -891,6 +941,15 @@ BEGIN
 		FROM flowcraft_statuses s WHERE s.run_id = p_runs[v_child];
 		emitted := emitted + 1;
 	END LOOP;
+
+	-- 9a. Webhooks become usable with the node that gives them out.
+	IF cardinality(p_hook_of) > 0 THEN
+		INSERT INTO flowcraft_webhooks (hash, run_id, node_id, expires_at)
+		SELECT x.hash, p_runs[x.ix], p_nodes[x.ix], v_now + x.life_ms * interval '1 millisecond'
+		FROM unnest(p_hook_of, p_hook_hashes, p_hook_lives) AS x(ix, hash, life_ms)
+		WHERE x.ix = ANY (committed)
+		ON CONFLICT DO NOTHING;
+	END IF;
 
 	-- 10. The counters, and with them the end of a run.
 	ended := flowcraft_settle_runs(
@@ -1106,6 +1165,142 @@ BEGIN
 	ORDER BY x.key, x.ord DESC
 	ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value, seq = excluded.seq;
 	RETURN true;
+END $$;
+--> statement-breakpoint
+-- installed from: 64_send_event.sql
+-- Who sends an event and who begins to wait for it exclude each other until their transaction ends: either the wait is
+-- there when the event looks for waits, or the event is kept when the wait looks for kept ones. Taken before any run's
+-- lock, in one order everywhere.
+--
+-- Waits and events with different correlation keys never meet, so they do not exclude each other: each takes the lock
+-- of its name, shared, and that of its name and key. Only a wait without a key, which takes every event of that name,
+-- has the name's lock for itself.
+CREATE OR REPLACE FUNCTION flowcraft_lock_events(p_names text[], p_keys text[], p_waits boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+	v_lock record;
+BEGIN
+	FOR v_lock IN
+		SELECT l.id, bool_or(l.is_exclusive) AS is_exclusive FROM (
+			SELECT hashtextextended('flowcraft event ' || e.name, 0) AS id, p_waits AND e.key IS NULL AS is_exclusive
+			FROM unnest(p_names, p_keys) AS e(name, key)
+			UNION ALL
+			SELECT hashtextextended('flowcraft event ' || e.name || ' ' || e.key, 1), true
+			FROM unnest(p_names, p_keys) AS e(name, key) WHERE e.key IS NOT NULL
+		) AS l
+		GROUP BY l.id ORDER BY l.id
+	LOOP
+		IF v_lock.is_exclusive THEN
+			PERFORM pg_advisory_xact_lock(v_lock.id);
+		ELSE
+			PERFORM pg_advisory_xact_lock_shared(v_lock.id);
+		END IF;
+	END LOOP;
+END $$;
+
+-- Sends an event: every wait for it ends with p_resume (JSON, as `nodes.resume`), and a worker continues from there. A
+-- wait that names a correlation key takes only events with the same one, a wait without a key takes them all.
+--
+-- If nobody waits, the event is kept until p_keep_until (not at all if that is null), for one later wait; `kept` tells.
+-- `woken_runs` and `woken_nodes` belong together.
+CREATE OR REPLACE FUNCTION flowcraft_send_event(
+	p_name text, p_key text, p_resume text, p_keep_until timestamptz,
+	OUT woken_runs text[], OUT woken_nodes text[], OUT kept boolean
+)
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz;
+	v_locked text[];
+BEGIN
+	woken_runs := '{}'; woken_nodes := '{}'; kept := false;
+	PERFORM flowcraft_lock_events(ARRAY[p_name], ARRAY[p_key], false);
+
+	-- The runs first, parents before children; what else ends their waits is over now, or comes after us.
+	SELECT coalesce(array_agg(locked.run_id), '{}') INTO v_locked FROM (
+		SELECT s.run_id FROM flowcraft_statuses s
+		WHERE s.finished_at IS NULL AND s.run_id IN (
+			SELECT n.run_id FROM flowcraft_nodes n
+			WHERE n.state = 'waiting' AND n.wait_event = p_name AND n.wait_key = p_key
+			UNION
+			SELECT n.run_id FROM flowcraft_nodes n
+			WHERE n.state = 'waiting' AND n.wait_event = p_name AND n.wait_key IS NULL
+		)
+		ORDER BY s.depth, s.run_id FOR NO KEY UPDATE
+	) AS locked;
+	v_now := clock_timestamp();
+
+	IF cardinality(v_locked) > 0 THEN
+		WITH woken AS (
+			UPDATE flowcraft_nodes n SET state = 'ready', wake = 'resume', resume = p_resume, due_at = NULL,
+				emitted_at = v_now, reemits = 0
+			WHERE n.run_id = ANY (v_locked) AND n.state = 'waiting' AND n.wait_event = p_name
+				AND (n.wait_key IS NULL OR n.wait_key = p_key)
+			RETURNING n.run_id, n.node_id, n.generation, n.recovers
+		), timers AS (
+			-- A row that a relay publishes right now stays: its message finds the node ready, or done.
+			SELECT o.id FROM woken w JOIN flowcraft_outbox o
+				ON o.run_id = w.run_id AND o.node_id = w.node_id AND o.generation = w.generation AND o.recovers = w.recovers
+			WHERE o.kind = 'job'
+			FOR UPDATE OF o SKIP LOCKED
+		), removed AS (
+			DELETE FROM flowcraft_outbox o USING timers t WHERE o.id = t.id
+		), posted AS (
+			INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+			SELECT w.run_id, w.node_id, w.generation, w.recovers, s.blueprint_id, s.traceparent, v_now
+			FROM woken w JOIN flowcraft_statuses s ON s.run_id = w.run_id
+		)
+		SELECT coalesce(array_agg(w.run_id ORDER BY w.run_id, w.node_id), '{}'),
+			coalesce(array_agg(w.node_id ORDER BY w.run_id, w.node_id), '{}')
+		INTO woken_runs, woken_nodes FROM woken w;
+	END IF;
+
+	IF cardinality(woken_runs) > 0 THEN
+		PERFORM flowcraft_settle_runs(woken_runs, array_fill(0, ARRAY[cardinality(woken_runs)]),
+			array_fill(-1, ARRAY[cardinality(woken_runs)]), array_fill(0, ARRAY[cardinality(woken_runs)]),
+			array_fill(NULL::text, ARRAY[cardinality(woken_runs)]));
+	ELSIF p_keep_until > v_now THEN
+		INSERT INTO flowcraft_kept_events (name, key, payload, received_at, expires_at)
+		VALUES (p_name, p_key, p_resume, v_now, p_keep_until);
+		kept := true;
+	END IF;
+END $$;
+
+-- A request to a webhook, given by the hash of its token: uses it up and sends its event, which is kept for a wait that
+-- is not there yet until the webhook expires.
+-- Outcomes: `received`; `unknown`; `used`; `expired`. In all but the first nothing changes.
+CREATE OR REPLACE FUNCTION flowcraft_receive_webhook(
+	p_hash text, p_resume text, OUT outcome text, OUT woken_runs text[], OUT woken_nodes text[]
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz;
+	v_hook record;
+BEGIN
+	woken_runs := '{}'; woken_nodes := '{}';
+	SELECT h.expires_at, h.used_at INTO v_hook FROM flowcraft_webhooks h WHERE h.hash = p_hash FOR UPDATE;
+	IF NOT FOUND THEN
+		outcome := 'unknown';
+		RETURN;
+	END IF;
+	v_now := clock_timestamp();
+	IF v_hook.used_at IS NOT NULL THEN
+		outcome := 'used';
+		RETURN;
+	ELSIF v_hook.expires_at <= v_now THEN
+		outcome := 'expired';
+		RETURN;
+	END IF;
+	UPDATE flowcraft_webhooks h SET used_at = v_now WHERE h.hash = p_hash;
+	SELECT e.woken_runs, e.woken_nodes INTO woken_runs, woken_nodes
+	FROM flowcraft_send_event('webhook:' || p_hash, NULL, p_resume, v_hook.expires_at) e;
+	outcome := 'received';
 END $$;
 --> statement-breakpoint
 -- installed from: 67_save_step.sql
@@ -1416,7 +1611,8 @@ BEGIN
 	END LOOP;
 END $$;
 
--- Deletes what has been kept for its time: idempotency keys, events, rows of workers that are gone.
+-- Deletes what has been kept for its time: idempotency keys, events, webhooks, rows of workers that are gone. A webhook
+-- is remembered for a week longer than it is good for, so that late requests are told that it has expired.
 CREATE OR REPLACE FUNCTION flowcraft_sweep_expired(p_worker_ms bigint) RETURNS int
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -1427,6 +1623,8 @@ BEGIN
 	DELETE FROM flowcraft_idempotency_keys k WHERE k.expires_at < v_now;
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
 	DELETE FROM flowcraft_kept_events e WHERE e.expires_at < v_now;
+	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
+	DELETE FROM flowcraft_webhooks h WHERE h.expires_at < v_now - interval '7 days';
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
 	-- Only once nothing claimed by it is left: a node whose worker is unknown counts as a dead worker's anyway.
 	DELETE FROM flowcraft_workers w

@@ -11,6 +11,11 @@ DECLARE
 	v_now timestamptz := clock_timestamp();
 	v_start_nodes text[];
 	v_version text;
+	-- A child that a paused run starts, since its node was running already, begins paused too.
+	v_status text := CASE
+		WHEN EXISTS (SELECT FROM flowcraft_statuses s WHERE s.run_id = p_parent_run AND s.status = 'paused') THEN 'paused'
+		ELSE 'running'
+	END;
 BEGIN
 	SELECT b.start_nodes, b.version INTO STRICT v_start_nodes, v_version
 	FROM flowcraft_blueprints b WHERE b.blueprint_id = p_blueprint AND b.hash = p_hash;
@@ -18,7 +23,7 @@ BEGIN
 	INSERT INTO flowcraft_statuses (run_id, status, blueprint_id, blueprint_hash, blueprint_version, pins, live_count,
 		tags, traceparent, deadline_at, parent_run_id, parent_node_id, parent_generation, parent_recovers, depth,
 		created_at, updated_at)
-	VALUES (p_run, 'running', p_blueprint, p_hash, v_version, p_pins, cardinality(v_start_nodes),
+	VALUES (p_run, v_status, p_blueprint, p_hash, v_version, p_pins, cardinality(v_start_nodes),
 		p_tags, p_traceparent, p_deadline, p_parent_run, p_parent_node, p_parent_generation, p_parent_recovers, p_depth,
 		v_now, v_now)
 	ON CONFLICT (run_id) DO NOTHING;
@@ -26,7 +31,7 @@ BEGIN
 		RETURN false;
 	END IF;
 
-	INSERT INTO flowcraft_transitions (run_id, status) VALUES (p_run, 'running');
+	INSERT INTO flowcraft_transitions (run_id, status) VALUES (p_run, v_status);
 
 	INSERT INTO flowcraft_contexts (run_id, key, value, seq)
 	SELECT p_run, entry.key, entry.value, 0 FROM unnest(p_keys, p_values) AS entry(key, value);

@@ -6,7 +6,8 @@
 --   completed  with p_outputs, p_actions
 --   failed     with p_errors, p_reasons (the run's reason if it fails by this), p_dead_letters
 --   retry      another attempt after p_delays ms; p_errors tells why
---   waiting    for p_waits (JSON), until p_delays ms from now if not null; p_wait_events, p_wait_keys for events
+--   waiting    for p_waits (JSON), until p_delays ms from now if not null. p_wait_events names the event that ends it,
+--              p_wait_keys, if not null, the only correlation key that counts; one that was kept ends it at once
 --   child      until the run p_child_runs ends, which this commit starts from p_child_blueprints
 --   pending    a gather that has added nodes and waits for them to arrive, as a join does
 -- The other groups refer to those nodes by number in their first array:
@@ -20,6 +21,7 @@
 --   p_rec_…    failed nodes that this one, their fallback, recovers
 --   p_ctx_…    what the node wrote to the context; a null value deletes the key
 --   p_in_…     the context that a child run starts with
+--   p_hook_…   webhooks that a node has given out: hash of the token, and for how many ms it is good
 --
 -- Numbers of nodes come back: `committed`; `repeated`, this very claim has finished the node before (the answer to the
 -- first commit was lost); `refused`, for the reasons in `refusals`, nothing of this node was applied. All others were
@@ -40,6 +42,7 @@ CREATE OR REPLACE FUNCTION flowcraft_commit(
 	p_rec_of int[], p_rec_nodes text[], p_rec_generations text[], p_rec_recovers text[],
 	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[],
 	p_in_of int[], p_in_keys text[], p_in_values text[],
+	p_hook_of int[], p_hook_hashes text[], p_hook_lives bigint[],
 	OUT committed int[], OUT repeated int[], OUT refused int[], OUT refusals text[], OUT ended text[], OUT emitted int
 )
 LANGUAGE plpgsql VOLATILE
@@ -60,9 +63,19 @@ DECLARE
 	v_more_runs text[];
 	v_more_counts int[];
 	v_child int;
+	v_wait record;
+	v_kept text;
 	v_emitted int;
 BEGIN
 	committed := '{}'; repeated := '{}'; refused := '{}'; refusals := '{}'; ended := '{}'; emitted := 0;
+
+	-- 0. Waits for events exclude those who send them (`64_send_event.sql`), before any run is locked.
+	IF EXISTS (SELECT FROM unnest(p_wait_events) AS e WHERE e IS NOT NULL) THEN
+		PERFORM flowcraft_lock_events(
+			(SELECT array_agg(w.event) FROM unnest(p_wait_events) AS w(event) WHERE w.event IS NOT NULL),
+			(SELECT array_agg(w.key) FROM unnest(p_wait_events, p_wait_keys) AS w(event, key) WHERE w.event IS NOT NULL),
+			true);
+	END IF;
 
 	-- 1. The runs, parents before children, as a cancel locks them: whoever else changes one of them waits, and
 	--    everything below sees what is true now (each statement of a VOLATILE function has a fresh snapshot).
@@ -180,6 +193,43 @@ BEGIN
 	IF committed IS NULL THEN
 		committed := '{}'; emitted := 0;
 		RETURN;
+	END IF;
+
+	-- 3a. Waits for events that have come already: each takes the oldest one that matches, which is then used up.
+	IF EXISTS (SELECT FROM unnest(p_wait_events) AS e WHERE e IS NOT NULL) THEN
+		FOR v_wait IN
+			SELECT w.ix::int AS ix, w.run_id, w.node_id, w.generation, w.recovers, w.event, w.key
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_wait_events, p_wait_keys)
+				WITH ORDINALITY AS w(run_id, node_id, generation, recovers, event, key, ix)
+			WHERE w.event IS NOT NULL AND w.ix = ANY (committed)
+			ORDER BY w.ix
+		LOOP
+			DELETE FROM flowcraft_kept_events k
+			WHERE k.id = (
+				SELECT e.id FROM flowcraft_kept_events e
+				WHERE e.name = v_wait.event AND (v_wait.key IS NULL OR e.key = v_wait.key) AND e.expires_at > v_now
+				ORDER BY e.id LIMIT 1
+				-- The sweep deletes expired ones meanwhile.
+				FOR UPDATE SKIP LOCKED
+			)
+			RETURNING k.payload INTO v_kept;
+			CONTINUE WHEN NOT FOUND;
+			UPDATE flowcraft_nodes n SET state = 'ready', wake = 'resume', resume = v_kept, due_at = NULL, emitted_at = v_now
+			WHERE n.run_id = v_wait.run_id AND n.node_id = v_wait.node_id AND n.generation = v_wait.generation
+				AND n.recovers = v_wait.recovers;
+			DELETE FROM flowcraft_outbox o
+			WHERE o.run_id = v_wait.run_id AND o.node_id = v_wait.node_id AND o.generation = v_wait.generation
+				AND o.recovers = v_wait.recovers AND o.kind = 'job';
+			INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+			SELECT s.run_id, v_wait.node_id, v_wait.generation, v_wait.recovers, s.blueprint_id, s.traceparent, v_now
+			FROM flowcraft_statuses s WHERE s.run_id = v_wait.run_id;
+			v_runs := v_runs || v_wait.run_id;
+			v_live := v_live || 0;
+			v_waiting := v_waiting || -1;
+			v_failed := v_failed || 0;
+			v_reasons := v_reasons || NULL::text;
+			emitted := emitted + 1;
+		END LOOP;
 	END IF;
 
 	-- 4. Nodes that become ready because of a single predecessor, an `any` join or a fallback: whoever asks first
@@ -383,6 +433,15 @@ BEGIN
 		FROM flowcraft_statuses s WHERE s.run_id = p_runs[v_child];
 		emitted := emitted + 1;
 	END LOOP;
+
+	-- 9a. Webhooks become usable with the node that gives them out.
+	IF cardinality(p_hook_of) > 0 THEN
+		INSERT INTO flowcraft_webhooks (hash, run_id, node_id, expires_at)
+		SELECT x.hash, p_runs[x.ix], p_nodes[x.ix], v_now + x.life_ms * interval '1 millisecond'
+		FROM unnest(p_hook_of, p_hook_hashes, p_hook_lives) AS x(ix, hash, life_ms)
+		WHERE x.ix = ANY (committed)
+		ON CONFLICT DO NOTHING;
+	END IF;
 
 	-- 10. The counters, and with them the end of a run.
 	ended := flowcraft_settle_runs(

@@ -1,3 +1,22 @@
+-- The run and its live descendants, locked: parents before children, one generation of runs after the other, each
+-- sorted by id. The caller has locked p_run itself.
+CREATE OR REPLACE FUNCTION flowcraft_lock_descendants(p_run text) RETURNS text[]
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+	v_runs text[] := '{}';
+	v_level text[] := ARRAY[p_run];
+BEGIN
+	WHILE cardinality(v_level) > 0 LOOP
+		v_runs := v_runs || v_level;
+		SELECT coalesce(array_agg(child.run_id), '{}') INTO v_level FROM (
+			SELECT s.run_id FROM flowcraft_statuses s
+			WHERE s.parent_run_id = ANY (v_level) AND s.finished_at IS NULL
+			ORDER BY s.run_id FOR NO KEY UPDATE
+		) AS child;
+	END LOOP;
+	RETURN v_runs;
+END $$;
+
 -- Cancels a run and all its descendants: what waits or is queued never starts, what runs loses its claim, timers and
 -- queued messages go. Outcomes: `cancelled`; `final`, it had ended before, in the returned status; `unknown`.
 -- `cancelled` lists the runs, for the doorbell that makes workers abort what they run.
@@ -8,7 +27,6 @@ LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
 	v_now timestamptz;
-	v_level text[] := ARRAY[p_run];
 	v_parent record;
 BEGIN
 	cancelled := '{}';
@@ -21,15 +39,7 @@ BEGIN
 		RETURN;
 	END IF;
 
-	-- Parents before children: one generation of runs after the other, each sorted by id.
-	WHILE cardinality(v_level) > 0 LOOP
-		cancelled := cancelled || v_level;
-		SELECT coalesce(array_agg(child.run_id), '{}') INTO v_level FROM (
-			SELECT s.run_id FROM flowcraft_statuses s
-			WHERE s.parent_run_id = ANY (v_level) AND s.finished_at IS NULL
-			ORDER BY s.run_id FOR NO KEY UPDATE
-		) AS child;
-	END LOOP;
+	cancelled := flowcraft_lock_descendants(p_run);
 	v_now := clock_timestamp();
 
 	PERFORM FROM flowcraft_nodes n
