@@ -26,6 +26,24 @@ export {
 	type RunPage,
 	type RunSummary,
 } from './run/read.js'
+export { type PausedRun, pauseRun, unpauseRun } from './run/pause.js'
+export { type RetriedRun, type RetryInput, retryRun } from './run/retry.js'
+export {
+	type ErrorDetails,
+	listNodes,
+	type NodeHistoryInput,
+	type NodePage,
+	type NodeRun,
+	type SupersededAttempt,
+} from './run/node-history.js'
+export { type EventPage, listRunEvents, type RunEvent, type RunEventsInput } from './run/run-events.js'
+export {
+	type DeadLetter,
+	type DeadLetterPage,
+	discardDeadLetter,
+	listDeadLetters,
+	replayDeadLetter,
+} from './run/dead-letters.js'
 export { waitForRun, type WaitOptions } from './run/wait.js'
 export { waitForWorkflow, type WorkflowEnd } from './run/wait-for-workflow.js'
 export type { NodeState, RunStatus } from './db/schema.js'
@@ -49,6 +67,13 @@ export { ConflictError, type Fault, GoneError, InvalidInputError, NotFoundError 
 export { classifyDatabaseError, type DatabaseFailure, DeadlineError } from './db/errors.js'
 
 // ── Ports, for implementations of one's own ──────────────────────────────────────────────────────────────────────────
-export type { Broker, ConsumeOptions, Delivery, OutboundMessage, PublishOutcome, Subscription } from './ports/broker.js'
+export type {
+	Broker,
+	ConsumeOptions,
+	Delivery,
+	OutboundMessage,
+	PublishOutcome,
+	Subscription,
+} from './ports/broker.js'
 export { type Doorbell, noDoorbell, type Ring } from './ports/doorbell.js'
 export { type Logger, noLogger } from './ports/logger.js'

@@ -21,8 +21,11 @@ import { createRedisDoorbell } from './doorbell/redis.js'
 import { EmbeddedPostgresError, startEmbeddedPostgres } from './embedded/postgres.js'
 import { createLogger } from './logger.js'
 import { type RunningProcess, runProcess, StartError } from './process.js'
+import { serveObservability } from './observability.js'
+import { relayMetrics } from './relay/metrics.js'
 import { createRelay } from './relay/relay.js'
 import { type AllInOneSettings, loadWorkflows, readAllInOneSettings, type Services, webhookOptions } from './settings.js'
+import { workerMetrics } from './worker/metrics.js'
 import { createWorker } from './worker/worker.js'
 
 const HELP = `Functions, relay and worker in one process.
@@ -105,6 +108,13 @@ async function start(): Promise<RunningProcess> {
 			sweepEveryMs: settings.SWEEP_MS,
 			claimMs: settings.RELAY_CLAIM_MS,
 		})
+		const observability = await serveObservability({
+			port: settings.METRICS_PORT,
+			host: settings.METRICS_HOST,
+			process: 'all-in-one',
+			metrics: () => ({ ...relayMetrics(relay), ...workerMetrics(worker), broker_connected: broker.isConnected() ? 1 : 0 }),
+			isReady: async () => broker.isConnected() && (await worker.isReady()),
+		})
 		// Blueprints first: whoever reaches the server can start them.
 		await worker.start()
 		relay.start()
@@ -127,6 +137,7 @@ async function start(): Promise<RunningProcess> {
 				await functions.stop()
 				await worker.stop()
 				await relay.stop()
+				await observability.close()
 				await database.close()
 				await backing.close()
 			},

@@ -14,7 +14,11 @@ export {
 	type RabbitMqReconcilerOptions,
 	type ReconciliationStats,
 } from './adapter/reconciler.js'
-export { type CoordinationRedis, InMemoryCoordinationStore, RedisCoordinationStore } from './adapter/coordination-store.js'
+export {
+	type CoordinationRedis,
+	InMemoryCoordinationStore,
+	RedisCoordinationStore,
+} from './adapter/coordination-store.js'
 
 // ── Services ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 export { createRelay, type Relay, type RelayCounts, type RelayOptions } from './relay/relay.js'
@@ -33,4 +37,9 @@ export { migrate } from './db/migrate.js'
 export { createLogger, type LogLevel } from './logger.js'
 
 // ── Why a node's `signal` was aborted ────────────────────────────────────────────────────────────────────────────────
-export { ClaimLostError, NodeTimeoutError, RunCancelledError, WorkerDrainingError } from './execution/aborts.js'
+export {
+	ClaimLostError,
+	NodeTimeoutError,
+	RunCancelledError,
+	WorkerDrainingError,
+} from './execution/aborts.js'

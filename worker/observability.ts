@@ -1,7 +1,7 @@
 /** `/metrics`, `/healthz` and `/readyz` of the long-lived processes, on a port of their own. */
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { collectDefaultMetrics, Gauge, Registry } from 'prom-client'
+import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client'
 
 export interface ObservabilityOptions {
 	/** 0: no server. */
@@ -28,14 +28,24 @@ export async function serveObservability(options: ObservabilityOptions): Promise
 	registry.setDefaultLabels({ process: options.process })
 	collectDefaultMetrics({ register: registry })
 	for (const name of Object.keys(options.metrics())) {
-		new Gauge({
-			name: `flowcraft_${name}`,
-			help: name.replaceAll('_', ' '),
-			registers: [registry],
-			collect() {
-				this.set(options.metrics()[name] ?? 0)
-			},
-		})
+		const description = { name: `flowcraft_${name}`, help: name.replaceAll('_', ' '), registers: [registry] }
+		const current = (): number => options.metrics()[name] ?? 0
+		if (name.endsWith('_total')) {
+			new Counter({
+				...description,
+				collect() {
+					this.reset()
+					this.inc(current())
+				},
+			})
+		} else {
+			new Gauge({
+				...description,
+				collect() {
+					this.set(current())
+				},
+			})
+		}
 	}
 	const server = createServer((request, response) => {
 		const answer = async (): Promise<void> => {

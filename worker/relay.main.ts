@@ -1,13 +1,13 @@
 /** `npm run start:relay`: drains the outbox to RabbitMQ, and sweeps. Any number of them may run. */
 import { createDatabase } from '../src/db/client.js'
-import { withDeadline } from '../src/db/errors.js'
-import { query } from '../src/db/query.js'
+import { answers } from '../src/db/query.js'
 import { noDoorbell } from '../src/ports/doorbell.js'
 import { createRabbitMqBroker } from './broker/rabbitmq.js'
 import { createRedisDoorbell } from './doorbell/redis.js'
 import { createLogger } from './logger.js'
 import { serveObservability } from './observability.js'
 import { runProcess } from './process.js'
+import { relayMetrics } from './relay/metrics.js'
 import { createRelay } from './relay/relay.js'
 import { readRelaySettings } from './settings.js'
 
@@ -38,20 +38,8 @@ await runProcess(HELP, async () => {
 		port: settings.METRICS_PORT,
 		host: settings.METRICS_HOST,
 		process: 'relay',
-		metrics: () => {
-			const { published, failed, unroutable, alreadyDelivered, recovered, reemitted, repaired } = relay.counts()
-			return {
-				outbox_published_total: published,
-				outbox_failed_total: failed,
-				outbox_unroutable_total: unroutable,
-				outbox_already_delivered_total: alreadyDelivered,
-				sweep_recovered_nodes_total: recovered,
-				sweep_reemitted_messages_total: reemitted,
-				sweep_repaired_runs_total: repaired,
-				broker_connected: broker.isConnected() ? 1 : 0,
-			}
-		},
-		isReady: async () => broker.isConnected() && (await answers(() => query(database.sql, 'select 1'))),
+		metrics: () => ({ ...relayMetrics(relay), broker_connected: broker.isConnected() ? 1 : 0 }),
+		isReady: async () => broker.isConnected() && (await answers(database.sql)),
 	})
 	relay.start()
 	return {
@@ -63,10 +51,3 @@ await runProcess(HELP, async () => {
 		},
 	}
 })
-
-async function answers(ask: () => Promise<unknown>): Promise<boolean> {
-	return withDeadline('The database', 2_000, ask()).then(
-		() => true,
-		() => false,
-	)
-}

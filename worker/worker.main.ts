@@ -44,7 +44,7 @@ await runProcess(HELP, async () => {
 		host: settings.METRICS_HOST,
 		process: 'worker',
 		metrics: () => ({ ...workerMetrics(worker), broker_connected: broker.isConnected() ? 1 : 0 }),
-		isReady: () => broker.isConnected(),
+		isReady: async () => broker.isConnected() && (await worker.isReady()),
 	})
 	await startWhenReachable('The worker', logger, () => worker.start())
 	return {

@@ -57,12 +57,7 @@ const sendEventEndpoint = {
 } as const satisfies EndpointDefinition
 
 /** @param keepMs how long an event is kept that nobody waits for */
-export function addEventRoute(
-	add: AddEndpoint,
-	doorbell: Doorbell,
-	codec: ValueCodec,
-	keepMs: number,
-): void {
+export function addEventRoute(add: AddEndpoint, doorbell: Doorbell, codec: ValueCodec, keepMs: number): void {
 	add(sendEventEndpoint, async ({ params, body, db }) => {
 		const sent = await sendEvent(db, { name: params.name, ...body }, { keepMs, codec })
 		if (sent.woken.length > 0) doorbell.ring({ type: 'outbox' })

@@ -8,6 +8,7 @@
  */
 import { sql as drizzleSql, type SQL } from 'drizzle-orm'
 import type { Sql, TransactionSql } from 'postgres'
+import { withDeadline } from './errors.js'
 
 export type Parameter = string | number | boolean | null
 export type Row = Record<string, unknown>
@@ -65,4 +66,14 @@ function quoteElement(value: string): string {
 /** A timestamp as text: ISO 8601 in UTC, to the millisecond, as `Date.prototype.toISOString` writes it. */
 export function isoColumn(column: string): string {
 	return `to_char(${column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`
+}
+
+/** Whether the database answers within `deadlineMs`; for readiness checks. */
+export async function answers(executor: Executor, deadlineMs = 2_000): Promise<boolean> {
+	try {
+		await withDeadline('The database', deadlineMs, query(executor, 'select 1'))
+		return true
+	} catch {
+		return false
+	}
 }

@@ -18,8 +18,7 @@
  * batches sorted by id; then nodes, arrivals, counters, outbox. Multi-step writes are the PL/pgSQL functions in
  * `src/db/sql`; nothing else changes `nodes`, `arrivals`, `outbox` or a run's counters.
  *
- * There are no foreign keys on the hot path: each would lock its parent's row once per insert. Runs are deleted by
- * one function that knows all their tables.
+ * There are no foreign keys on the hot path: each would lock its parent's row once per insert.
  */
 import { sql } from 'drizzle-orm'
 import {
@@ -56,6 +55,7 @@ export type RunStatus = (typeof RUN_STATUSES)[number]
  * - `waiting`: waits for a timer, an event, a webhook or a person.
  * - `child`: waits for its child run.
  * - `recovered`: failed, but its fallback completed.
+ * - `cancelled`: its run was; or a failed fallback, set aside while the node that it stands in for is tried again.
  */
 export const NODE_STATES = [
 	'pending',
@@ -262,6 +262,8 @@ export const nodes = pgTable(
 		index('flowcraft_nodes_event').on(t.waitEvent, t.waitKey).where(sql`state = 'waiting' and wait_event is not null`),
 		// A finished child whose message to its parent is lost.
 		index('flowcraft_nodes_child').on(t.childRunId).where(sql`state = 'child'`),
+		// History of loops, bounded by the sweep; whatever is outside loops is not in it.
+		index('flowcraft_nodes_turns').on(t.runId, t.nodeId, t.generation).where(sql`generation <> ''`),
 		index('flowcraft_nodes_dead_letters').on(t.finishedAt).where(sql`dead_letter is not null`),
 	],
 )
@@ -296,7 +298,7 @@ export const attempts = pgTable(
 		claimedAt: at(),
 		error: text(),
 	},
-	(t) => [primaryKey({ columns: [t.recordedAt, t.id] }), index('flowcraft_attempts_run').on(t.runId)],
+	(t) => [primaryKey({ columns: [t.recordedAt, t.id] }), index('flowcraft_attempts_run').on(t.runId, t.nodeId)],
 )
 
 /** History of a run's status. Partitionable by time. */

@@ -1,4 +1,4 @@
-/** The sweep's statements: `src/db/sql/80_sweep.sql` and `81_reconcile_run.sql` hold the rules. */
+/** The sweep's statements: `src/db/sql/80_sweep.sql` to `82_sweep_generations.sql` hold the rules. */
 import { type Executor, query } from '../db/query.js'
 import type { RunStatus } from '../db/schema.js'
 
@@ -35,6 +35,26 @@ export async function sweepRuns(
 		[after, limit, quietMs],
 	)
 	return { repaired: JSON.parse(row?.repaired ?? '[]') as string[], next: row?.next ?? null }
+}
+
+/**
+ * Deletes what nodes in loops of live runs have left behind, beyond the newest `keep` turns of each.
+ * @param after look at `runs` live runs after this one, oldest first; '' for the oldest
+ * @param rows ends the round when so many nodes are gone
+ */
+export async function sweepGenerations(
+	db: Executor,
+	after: string,
+	runs: number,
+	keep: number,
+	rows: number,
+): Promise<{ deleted: number; next: string | null }> {
+	const [row] = await query<{ deleted: number; next: string | null }>(
+		db,
+		'select deleted, next from flowcraft_sweep_generations($1::text, $2::int, $3::int, $4::int)',
+		[after, runs, keep, rows],
+	)
+	return { deleted: row?.deleted ?? 0, next: row?.next ?? null }
 }
 
 /** Deletes what was kept for its time. */

@@ -21,6 +21,9 @@ export function encodePrefix(turns: readonly number[]): string {
 		.join('')
 }
 
+/** For people: `2.5` is the fifth repetition of the inner loop in the second one of the outer loop; `0` outside loops. */
+export const showGeneration = (text: string): string => decodeGeneration(text, 1).join('.')
+
 /** One number per enclosing loop of a node that is `depth` loops deep. */
 export function decodeGeneration(text: string, depth: number): number[] {
 	const turns = [...text.matchAll(/[a-p](\d+)/g)].map(([, digits]) => Number(digits))

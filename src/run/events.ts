@@ -35,7 +35,11 @@ export interface SentEvent {
  * one later wait. Repeating a call sends a second event.
  * @throws InvalidInputError
  */
-export async function sendEvent(db: Executor, event: EventInput, options: SendEventOptions = {}): Promise<SentEvent> {
+export async function sendEvent(
+	db: Executor,
+	event: EventInput,
+	options: SendEventOptions = {},
+): Promise<SentEvent> {
 	const faults = eventFaults(event)
 	if (faults.length > 0) throw new InvalidInputError('The event cannot be sent', faults)
 	const keepMs = Math.max(Math.round(options.keepMs ?? DEFAULT_EVENT_KEEP_MS), 0)
@@ -44,7 +48,12 @@ export async function sendEvent(db: Executor, event: EventInput, options: SendEv
 		`select to_json(woken_runs)::text as runs, to_json(woken_nodes)::text as nodes, kept
 		from flowcraft_send_event($1::text, $2::text, $3::text,
 			case when $4::text::bigint > 0 then clock_timestamp() + $4::text::bigint * interval '1 millisecond' end)`,
-		[event.name, event.key ?? null, resumeWith(event.payload, 'payload', options.codec ?? createValueCodec()), String(keepMs)],
+		[
+			event.name,
+			event.key ?? null,
+			resumeWith(event.payload, 'payload', options.codec ?? createValueCodec()),
+			String(keepMs),
+		],
 	)
 	if (row === undefined) throw new Error('flowcraft_send_event answered nothing')
 	return { woken: wokenNodes(row), kept: row.kept }
@@ -56,11 +65,15 @@ export function eventFaults({ name, key }: Pick<EventInput, 'name' | 'key'>): Fa
 	const check = (path: string, text: string): void => {
 		if (text === '') faults.push({ path, message: 'must not be empty' })
 		if (text.length > 256) faults.push({ path, message: 'must not be longer than 256 characters' })
-		if (text.includes('\u0000') || !text.isWellFormed()) faults.push({ path, message: 'must not contain NUL or half of a surrogate pair' })
+		if (text.includes('\u0000') || !text.isWellFormed())
+			faults.push({ path, message: 'must not contain NUL or half of a surrogate pair' })
 	}
 	check('/name', name)
 	if (name.startsWith(WEBHOOK_EVENT_PREFIX)) {
-		faults.push({ path: '/name', message: `must not begin with '${WEBHOOK_EVENT_PREFIX}': only a request to the webhook sends its event` })
+		faults.push({
+			path: '/name',
+			message: `must not begin with '${WEBHOOK_EVENT_PREFIX}': only a request to the webhook sends its event`,
+		})
 	}
 	if (key !== undefined) check('/key', key)
 	return faults

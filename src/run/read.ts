@@ -1,7 +1,7 @@
 /** Reading runs: one, its result, a page of them. */
 import { type Executor, isoColumn, query, type Row, textArray } from '../db/query.js'
 import { RUN_STATUSES, type RunStatus } from '../db/schema.js'
-import { InvalidInputError } from '../errors.js'
+import { decodeCursor, encodeCursor } from './cursor.js'
 
 export interface RunSummary {
 	readonly runId: string
@@ -138,8 +138,8 @@ export async function listRuns(db: Executor, input: ListRunsInput = {}): Promise
 	if (input.tag !== undefined) conditions.push(`s.tags @> ${parameter(textArray([input.tag]))}::text::text[] and s.tags <> '{}'`)
 	if (input.parent !== undefined) conditions.push(`s.parent_run_id = ${parameter(input.parent)}::text`)
 	if (input.cursor !== undefined) {
-		const [createdAt, runId] = decodeCursor(input.cursor)
-		conditions.push(`(s.created_at, s.run_id) < (${parameter(createdAt)}::text::timestamptz, ${parameter(runId)}::text collate "C")`)
+		const [createdAt, runId] = decodeCursor(input.cursor, ['timestamp', 'text']).map(parameter)
+		conditions.push(`(s.created_at, s.run_id) < (${createdAt}::text::timestamptz, ${runId}::text collate "C")`)
 	}
 	const rows = await query(
 		db,
@@ -153,7 +153,7 @@ export async function listRuns(db: Executor, input: ListRunsInput = {}): Promise
 	return {
 		runs: page.map(summaryOf),
 		...(rows.length > limit && last !== undefined
-			? { nextCursor: encodeCursor(String(last['keysetAt']), String(last['runId'])) }
+			? { nextCursor: encodeCursor([String(last['keysetAt']), String(last['runId'])]) }
 			: {}),
 	}
 }
@@ -162,32 +162,6 @@ function statusCondition(wanted: readonly RunStatus[], parameter: (value: string
 	const list = `s.status = any(${parameter(textArray(wanted))}::text::text[])`
 	// Live runs have an index of their own, however many have ended.
 	return wanted.some(isTerminal) || wanted.length === 0 ? list : `${list} and s.finished_at is null`
-}
-
-function encodeCursor(createdAt: string, runId: string): string {
-	const bytes = new TextEncoder().encode(JSON.stringify([createdAt, runId]))
-	return btoa(String.fromCharCode(...bytes)).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '')
-}
-
-function decodeCursor(cursor: string): [createdAt: string, runId: string] {
-	try {
-		const bytes = Uint8Array.from(atob(cursor.replaceAll('-', '+').replaceAll('_', '/')), (char) => char.charCodeAt(0))
-		const parsed: unknown = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
-		if (
-			Array.isArray(parsed) &&
-			parsed.length === 2 &&
-			typeof parsed[0] === 'string' &&
-			typeof parsed[1] === 'string' &&
-			/^\d{4,6}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?[+-]\d\d(:?\d\d){0,2}$/.test(parsed[0]) &&
-			!Number.isNaN(Date.parse(parsed[0].slice(0, 10))) &&
-			!parsed[1].includes('\u0000')
-		) {
-			return [parsed[0], parsed[1]]
-		}
-	} catch {
-		// Falls through: whatever is wrong with it, it is not ours.
-	}
-	throw new InvalidInputError('The page does not exist', [{ path: '/cursor', message: 'is not a nextCursor of this list' }])
 }
 
 /** Whether a text is a run's status. */

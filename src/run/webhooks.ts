@@ -32,9 +32,20 @@ export interface WebhookToken {
 }
 
 /** The token of a place: the same for the same secret and place, in every process. */
-export async function deriveWebhook(secret: string, place: readonly (string | number)[]): Promise<WebhookToken> {
-	const key = await crypto.subtle.importKey('raw', bytes(secret), { name: 'HMAC', hash: 'SHA-256' }, false, ['sign'])
-	const token = base64Url(new Uint8Array(await crypto.subtle.sign('HMAC', key, bytes(JSON.stringify(['webhook', ...place])))))
+export async function deriveWebhook(
+	secret: string,
+	place: readonly (string | number)[],
+): Promise<WebhookToken> {
+	const key = await crypto.subtle.importKey(
+		'raw',
+		bytes(secret),
+		{ name: 'HMAC', hash: 'SHA-256' },
+		false,
+		['sign'],
+	)
+	const token = base64Url(
+		new Uint8Array(await crypto.subtle.sign('HMAC', key, bytes(JSON.stringify(['webhook', ...place])))),
+	)
 	const hash = await hashToken(token)
 	return { token, hash, event: `${WEBHOOK_EVENT_PREFIX}${hash}` }
 }
@@ -103,7 +114,8 @@ export async function receiveWebhook(
 		[await hashToken(token), resumeWith(request, 'request', codec)],
 	)
 	if (row === undefined || row.outcome === 'unknown') throw unknownWebhook()
-	if (row.outcome === 'used') throw new GoneError('This webhook was used before. Each one takes a single request.')
+	if (row.outcome === 'used')
+		throw new GoneError('This webhook was used before. Each one takes a single request.')
 	if (row.outcome === 'expired') throw new GoneError('This webhook has expired.')
 	return { woken: wokenNodes(row) }
 }
@@ -118,5 +130,8 @@ async function hashToken(token: string): Promise<string> {
 const bytes = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(text)
 
 function base64Url(data: Uint8Array): string {
-	return btoa(String.fromCharCode(...data)).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '')
+	return btoa(String.fromCharCode(...data))
+		.replaceAll('+', '-')
+		.replaceAll('/', '_')
+		.replaceAll('=', '')
 }

@@ -13,7 +13,10 @@ export interface WokenRow extends Record<string, unknown> {
 
 export function wokenNodes({ runs, nodes }: WokenRow): WokenNode[] {
 	const nodeIds = JSON.parse(nodes) as string[]
-	return (JSON.parse(runs) as string[]).map((runId, position) => ({ runId, nodeId: nodeIds[position] ?? '' }))
+	return (JSON.parse(runs) as string[]).map((runId, position) => ({
+		runId,
+		nodeId: nodeIds[position] ?? '',
+	}))
 }
 
 /** What a waiting node is resumed with; its output as text, as the codec wrote it. */

@@ -1,5 +1,13 @@
 import { type ChannelModel, connect } from 'amqplib'
-import { createFlow, type FlowcraftEvent, FlowRuntime, type ICoordinationStore, type JobPayload, NullLogger, type WorkflowBlueprint } from 'flowcraft'
+import {
+	createFlow,
+	type FlowcraftEvent,
+	FlowRuntime,
+	type ICoordinationStore,
+	type JobPayload,
+	NullLogger,
+	type WorkflowBlueprint,
+} from 'flowcraft'
 import { Redis } from 'ioredis'
 import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { createDatabase } from '../../src/db/client.js'
@@ -9,6 +17,7 @@ import { noLogger } from '../../src/ports/logger.js'
 import { cancelRun } from '../../src/run/cancel.js'
 import { readRun } from '../../src/run/read.js'
 import { startRun } from '../../src/run/start.js'
+import { receiveWebhook } from '../../src/run/webhooks.js'
 import { waitForWorkflow } from '../../src/run/wait-for-workflow.js'
 import { RabbitMqAdapter, type RabbitMqAdapterOptions } from '../../worker/adapter/adapter.js'
 import { RedisCoordinationStore } from '../../worker/adapter/coordination-store.js'
@@ -44,7 +53,9 @@ const opened: (() => Promise<unknown>)[] = []
 afterEach(async () => {
 	for (const close of opened.splice(0).reverse()) await close()
 	// What a test left unfinished would be work for the next one's relay and worker.
-	for (const { run_id } of await core.rows<{ run_id: string }>('select run_id from flowcraft_statuses where finished_at is null')) {
+	for (const { run_id } of await core.rows<{ run_id: string }>(
+		'select run_id from flowcraft_statuses where finished_at is null',
+	)) {
 		await cancelRun(core.sql, run_id).catch((error: unknown) => {
 			if (!(error instanceof ConflictError)) throw error
 		})
@@ -54,7 +65,10 @@ afterEach(async () => {
 const logger = new NullLogger()
 
 /** An adapter of the test's own, on a queue of its own, that is gone after the test. */
-function adapterOf(workflows: RabbitMqAdapterOptions['runtimeOptions'], options: Partial<RabbitMqAdapterOptions> = {}): RabbitMqAdapter & { queue: string } {
+function adapterOf(
+	workflows: RabbitMqAdapterOptions['runtimeOptions'],
+	options: Partial<RabbitMqAdapterOptions> = {},
+): RabbitMqAdapter & { queue: string } {
 	const queue = options.queueName ?? queueOfOwn()
 	const adapter = new RabbitMqAdapter({
 		...(options.amqpUrl === undefined ? { amqpConnection: amqp } : {}),
@@ -107,17 +121,25 @@ function approval(id = name('approval')): WorkflowBlueprint {
 	return flow(id, edges, { ask: { uses: 'wait' } })
 }
 
-const statusOf = async (runId: string): Promise<string | undefined> => (await readRun(core.sql, runId))?.status
+const statusOf = async (runId: string): Promise<string | undefined> =>
+	(await readRun(core.sql, runId))?.status
 
 async function awaiting(runId: string, nodes: number): Promise<void> {
-	await waitFor(`${nodes} nodes of ${runId} to wait`, async () => (await readRun(core.sql, runId))?.awaiting?.length === nodes)
+	await waitFor(
+		`${nodes} nodes of ${runId} to wait`,
+		async () => (await readRun(core.sql, runId))?.awaiting?.length === nodes,
+	)
 }
 
 describe("Flowcraft's guide", () => {
 	it('runs its content-moderation blueprint to the end, on RabbitMQ, Redis and Postgres', async () => {
 		const client = new Redis((await redis()).url)
 		opened.push(() => client.quit())
-		const runtime = new FlowRuntime({ blueprints: moderation.blueprints, registry: moderation.registry, logger })
+		const runtime = new FlowRuntime({
+			blueprints: moderation.blueprints,
+			registry: moderation.registry,
+			logger,
+		})
 		const adapter = new RabbitMqAdapter({
 			runtimeOptions: runtime.options,
 			coordinationStore: new RedisCoordinationStore(client),
@@ -132,13 +154,18 @@ describe("Flowcraft's guide", () => {
 
 		const ends = await Promise.all(
 			samplePosts.map(async ({ id, userId, userPost, expected }) => {
-				const { runId } = await startRun(core.sql, { blueprint: 'content-moderation', input: { userId, userPost } })
+				const { runId } = await startRun(core.sql, {
+					blueprint: 'content-moderation',
+					input: { userId, userPost },
+				})
 				const { status, payload } = await waitForWorkflow(core.sql, runId, END_MS)
 				return { id, status, verdict: payload?.context['moderation_result'], expected }
 			}),
 		)
 		for (const { id, status, verdict, expected } of ends) {
-			expect.soft({ id, status, verdict }).toMatchObject({ id, status: 'completed', verdict: { verdict: expected } })
+			expect
+				.soft({ id, status, verdict })
+				.toMatchObject({ id, status: 'completed', verdict: { verdict: expected } })
 		}
 	})
 
@@ -149,7 +176,10 @@ describe("Flowcraft's guide", () => {
 		const { runId } = await startRun(core.sql, { blueprint: blueprint.id })
 
 		await send(adapter.queue, { runId, blueprintId: blueprint.id, nodeId: 'first' })
-		await waitFor('the node to complete', async () => (await core.nodes(runId))['first']?.state === 'completed')
+		await waitFor(
+			'the node to complete',
+			async () => (await core.nodes(runId))['first']?.state === 'completed',
+		)
 
 		// Without a relay nothing else moves, and nothing is lost: both rows are in the outbox.
 		expect(await core.outbox(runId)).toEqual(['first', 'second'])
@@ -167,7 +197,10 @@ describe("Flowcraft's guide", () => {
 		await send(adapter.queue, { runId, blueprintId: blueprint.id, nodeId: 'second' })
 		await send(adapter.queue, { runId, blueprintId: blueprint.id, nodeId: 'first' })
 
-		await waitFor('the ready node to complete', async () => (await core.nodes(runId))['first']?.state === 'completed')
+		await waitFor(
+			'the ready node to complete',
+			async () => (await core.nodes(runId))['first']?.state === 'completed',
+		)
 		expect((await core.nodes(runId))['second']?.state).toBe('ready')
 		expect(await core.violations()).toEqual([])
 	})
@@ -192,14 +225,27 @@ describe('the engine behind it', () => {
 		const refuse = async (): Promise<never> => {
 			throw new Error('Redis is gone')
 		}
-		const store: ICoordinationStore = { increment: refuse, setIfNotExist: refuse, extendTTL: refuse, delete: refuse, get: refuse }
-		const blueprint = flow(name('joins'), [
-			['a', 'all'],
-			['b', 'all'],
-			['all', 'any'],
-			['b', 'any'],
-		], { any: { config: { joinStrategy: 'any' } } })
-		const adapter = adapterOf({ blueprints: { [blueprint.id]: blueprint }, registry }, { coordinationStore: store })
+		const store: ICoordinationStore = {
+			increment: refuse,
+			setIfNotExist: refuse,
+			extendTTL: refuse,
+			delete: refuse,
+			get: refuse,
+		}
+		const blueprint = flow(
+			name('joins'),
+			[
+				['a', 'all'],
+				['b', 'all'],
+				['all', 'any'],
+				['b', 'any'],
+			],
+			{ any: { config: { joinStrategy: 'any' } } },
+		)
+		const adapter = adapterOf(
+			{ blueprints: { [blueprint.id]: blueprint }, registry },
+			{ coordinationStore: store },
+		)
 		await adapter.start()
 		const { runId } = await startRun(core.sql, { blueprint: blueprint.id })
 
@@ -214,7 +260,13 @@ describe('the engine behind it', () => {
 
 		const broker = createRabbitMqBroker({ url: amqpUrl, queues: [adapter.queue], logger: noLogger })
 		opened.push(() => broker.close())
-		const relay = createRelay({ db: core.sql, broker, doorbell: noDoorbell, logger: noLogger, queue: adapter.queue })
+		const relay = createRelay({
+			db: core.sql,
+			broker,
+			doorbell: noDoorbell,
+			logger: noLogger,
+			queue: adapter.queue,
+		})
 		expect(await statusOf(runId)).toBe('running')
 		await waitFor('the run to end by ticks of that relay', async () => {
 			await relay.tick()
@@ -304,19 +356,33 @@ describe('the engine behind it', () => {
 		expect(await waitFor('all events', ofRun, { until: ({ length }) => length === 4 })).toEqual(
 			expect.arrayContaining([
 				{ type: 'job:enqueued', payload: { ...job, nodeId: 'good', queueName: adapter.queue } },
-				{ type: 'job:processed', payload: { ...job, nodeId: 'good', duration: expect.any(Number), success: true } },
+				{
+					type: 'job:processed',
+					payload: { ...job, nodeId: 'good', duration: expect.any(Number), success: true },
+				},
 				{ type: 'job:enqueued', payload: { ...job, nodeId: 'bad', queueName: adapter.queue } },
-				{ type: 'job:failed', payload: { ...job, nodeId: 'bad', error: expect.objectContaining({ message: 'broken' }) } },
+				{
+					type: 'job:failed',
+					payload: { ...job, nodeId: 'bad', error: expect.objectContaining({ message: 'broken' }) },
+				},
 			]),
 		)
-		expect(nodes.map(({ type }) => type)).toEqual(['node:start', 'node:finish', 'node:start', 'node:error'])
+		expect(nodes.map(({ type }) => type)).toEqual([
+			'node:start',
+			'node:finish',
+			'node:start',
+			'node:error',
+		])
 	})
 
 	it('given a URL, comes back by itself when the connection to RabbitMQ is lost', async () => {
 		const proxy = await startProxy(amqpUrl)
 		opened.push(() => proxy.close())
 		const blueprint = flow(name('reconnected'), [['a', 'b']])
-		const adapter = adapterOf({ blueprints: { [blueprint.id]: blueprint }, registry }, { amqpUrl: proxy.url })
+		const adapter = adapterOf(
+			{ blueprints: { [blueprint.id]: blueprint }, registry },
+			{ amqpUrl: proxy.url },
+		)
 		await adapter.start()
 		const before = await startRun(core.sql, { blueprint: blueprint.id })
 		expect((await waitForWorkflow(core.sql, before.runId, END_MS)).status).toBe('completed')
@@ -324,6 +390,13 @@ describe('the engine behind it', () => {
 		proxy.cut()
 		const after = await startRun(core.sql, { blueprint: blueprint.id })
 		expect((await waitForWorkflow(core.sql, after.runId, END_MS)).status).toBe('completed')
+
+		await adapter.stop()
+		expect(
+			await waitFor('its connections to end', () => proxy.connections, {
+				until: (count) => count === 0,
+			}),
+		).toBe(0)
 	})
 
 	it("never closes the caller's connection", async () => {
@@ -344,7 +417,9 @@ describe('resumeWithAction', () => {
 		const { runId } = await startRun(core.sql, { blueprint: blueprint.id })
 		await awaiting(runId, 1)
 
-		expect(await adapter.resumeWithAction(runId, 'approve', { reviewer: 'Ada' })).toEqual(new Set(['ask']))
+		expect(await adapter.resumeWithAction(runId, 'approve', { reviewer: 'Ada' })).toEqual(
+			new Set(['ask']),
+		)
 		const { status, payload } = await waitForWorkflow(core.sql, runId, END_MS)
 		expect(status).toBe('completed')
 		expect(payload?.context).toMatchObject({ ask: { reviewer: 'Ada' }, yes: 'done' })
@@ -377,19 +452,29 @@ describe('resumeWithAction', () => {
 
 		const door = adapterOf(workflows, { queueName: worker.queue })
 		await door.resumeWithAction(runId, 'reject')
-		expect((await waitForWorkflow(core.sql, runId, END_MS)).payload?.context).toMatchObject({ no: 'done' })
+		expect((await waitForWorkflow(core.sql, runId, END_MS)).payload?.context).toMatchObject({
+			no: 'done',
+		})
 	})
 
 	it('writes the output as the serializer of the runtime does', async () => {
 		const serializer = {
-			serialize: (data: Record<string, unknown>) => JSON.stringify(data, (_, value: unknown) => (typeof value === 'bigint' ? { big: String(value) } : value)),
+			serialize: (data: Record<string, unknown>) =>
+				JSON.stringify(data, (_, value: unknown) =>
+					typeof value === 'bigint' ? { big: String(value) } : value,
+				),
 			deserialize: (text: string) =>
 				JSON.parse(text, (_, value: unknown) =>
-					typeof value === 'object' && value !== null && 'big' in value ? BigInt(String(value.big)) : value,
+					typeof value === 'object' && value !== null && 'big' in value
+						? BigInt(String(value.big))
+						: value,
 				) as Record<string, unknown>,
 		}
 		let seen: unknown
-		const blueprint = flow(name('serialized'), [['ask', 'after']], { ask: { uses: 'wait' }, after: { uses: 'look' } })
+		const blueprint = flow(name('serialized'), [['ask', 'after']], {
+			ask: { uses: 'wait' },
+			after: { uses: 'look' },
+		})
 		const adapter = adapterOf({
 			blueprints: { [blueprint.id]: blueprint },
 			serializer,
@@ -416,25 +501,62 @@ describe('resumeWithAction', () => {
 		const adapter = adapterOf({ registry })
 
 		await expect(adapter.resumeWithAction('nobody', 'approve')).rejects.toThrow(NotFoundError)
-		await expect(adapter.resumeWithAction(runId, 'approve')).rejects.toThrow(/Nothing waits in run .* which is running/)
+		await expect(adapter.resumeWithAction(runId, 'approve')).rejects.toThrow(
+			/Nothing waits in run .* which is running/,
+		)
 		const unknown = { approved: true } as unknown as { action: string }
-		await expect(adapter.resumeWithAction(runId, unknown)).rejects.toThrow(/\/approved is unknown; expected nodeId, action and output/)
+		await expect(adapter.resumeWithAction(runId, unknown)).rejects.toThrow(
+			/\/approved is unknown; expected nodeId, action and output/,
+		)
 		const wrong = { action: 7, nodeId: ['a'] } as unknown as { action: string }
 		await expect(adapter.resumeWithAction(runId, wrong)).rejects.toThrow(InvalidInputError)
 	})
 })
 
 describe('registerWebhookEndpoint', () => {
-	it('rejects, since this version has no webhooks', async () => {
-		await expect(adapterOf({ registry }).registerWebhookEndpoint('run', 'hook')).rejects.toThrow(
-			"Node 'hook' cannot have a webhook: webhooks are not supported in this version.",
+	it('gives a node a URL whose request ends its wait, the same one until it is used', async () => {
+		const urls: string[] = []
+		const blueprint: WorkflowBlueprint = {
+			id: name('endpoint'),
+			nodes: [{ id: 'hook', uses: 'hook' }],
+			edges: [],
+		}
+		const adapter = adapterOf(
+			{
+				blueprints: { [blueprint.id]: blueprint },
+				registry: {
+					hook: async ({ dependencies }) => {
+						const runId = dependencies.runtime.executionId
+						const { url, event } = await (
+							dependencies['adapter'] as RabbitMqAdapter
+						).registerWebhookEndpoint(runId, 'hook')
+						urls.push(url)
+						await dependencies.workflowState.markAsAwaiting('hook', { eventName: event })
+						return {}
+					},
+				},
+			},
+			{ publicUrl: 'https://flows.example.com' },
 		)
+		await adapter.start()
+		const { runId } = await startRun(core.sql, { blueprint: blueprint.id })
+		await waitFor('the run to wait', async () => (await statusOf(runId)) === 'awaiting')
+		const again = await adapter.registerWebhookEndpoint(runId, 'hook')
+		expect(urls).toEqual([again.url])
+		const token = /^https:\/\/flows\.example\.com\/webhooks\/([\w-]{43})$/.exec(again.url)?.[1] ?? ''
+
+		await receiveWebhook(core.sql, token, { text: 'hello', headers: {} })
+		await waitFor('the run to end', async () => (await statusOf(runId)) === 'completed')
+		expect((await adapter.registerWebhookEndpoint(runId, 'hook')).url).not.toBe(again.url)
 	})
 })
 
 describe('start and stop', () => {
 	const workersOn = (queue: string) =>
-		core.rows<{ stopped: boolean }>('select stopped_at is not null as stopped from flowcraft_workers where queues = array[$1]', queue)
+		core.rows<{ stopped: boolean }>(
+			'select stopped_at is not null as stopped from flowcraft_workers where queues = array[$1]',
+			queue,
+		)
 
 	it('start a second time changes nothing', async () => {
 		const adapter = adapterOf({ registry })
@@ -459,7 +581,9 @@ describe('start and stop', () => {
 		const adapter = adapterOf({ blueprints: { [blueprint.id]: blueprint }, registry })
 		await adapter.start()
 		const stopped = adapter.stop()
-		await expect(adapter.start()).rejects.toThrow('The adapter is stopping: await stop() before starting it again.')
+		await expect(adapter.start()).rejects.toThrow(
+			'The adapter is stopping: await stop() before starting it again.',
+		)
 		await stopped
 		await adapter.start()
 
@@ -506,7 +630,11 @@ describe('start and stop', () => {
 		const adapter = adapterOf({ blueprints: { [blueprint.id]: blueprint }, registry })
 
 		await expect(adapter.start()).rejects.toThrow(InvalidInputError)
-		expect(await core.rows("select pid from pg_stat_activity where datname = current_database() and application_name in ('flowcraft-worker', 'flowcraft-adapter')")).toEqual([])
+		expect(
+			await core.rows(
+				"select pid from pg_stat_activity where datname = current_database() and application_name in ('flowcraft-worker', 'flowcraft-adapter')",
+			),
+		).toEqual([])
 	})
 
 	it('waits for Postgres, until it is stopped', async () => {
@@ -535,29 +663,60 @@ describe('start and stop', () => {
 
 		const look = createDatabase(own.url, { max: 1, applicationName: 'test' })
 		opened.push(() => look.close())
-		const others = () => look.sql`select application_name from pg_stat_activity where datname = current_database() and application_name <> 'test'`
-		expect(await waitFor('connections to end', others, { until: (rows) => rows.length === 0 })).toEqual([])
+		const others = () =>
+			look.sql`select application_name from pg_stat_activity where datname = current_database() and application_name <> 'test'`
+		expect(await waitFor('connections to end', others, { until: (rows) => rows.length === 0 })).toEqual(
+			[],
+		)
 	})
 })
 
 describe('options', () => {
-	const valid = { runtimeOptions: {}, amqpUrl: 'amqp://127.0.0.1', databaseUrl: 'postgres://127.0.0.1/none' }
+	const valid = {
+		runtimeOptions: {},
+		amqpUrl: 'amqp://127.0.0.1',
+		databaseUrl: 'postgres://127.0.0.1/none',
+	}
 	const make = (options: object) => () => new RabbitMqAdapter({ ...valid, ...options })
 
 	it.each([
 		['a pg client', { pgClient: {}, databaseUrl: undefined }, /pgClient is not taken: pass databaseUrl/],
-		['a client as databaseUrl', { databaseUrl: () => {} }, /databaseUrl must be a URL like postgres:.* not a client/],
+		[
+			'a client as databaseUrl',
+			{ databaseUrl: () => {} },
+			/databaseUrl must be a URL like postgres:.* not a client/,
+		],
 		['no databaseUrl', { databaseUrl: undefined }, /databaseUrl must be a URL/],
-		['a databaseUrl of something else', { databaseUrl: 'mysql://secret@127.0.0.1/x' }, /databaseUrl must be a URL/],
-		['neither connection nor URL of RabbitMQ', { amqpUrl: undefined }, /exactly one of amqpConnection and amqpUrl/],
+		[
+			'a databaseUrl of something else',
+			{ databaseUrl: 'mysql://secret@127.0.0.1/x' },
+			/databaseUrl must be a URL/,
+		],
+		[
+			'neither connection nor URL of RabbitMQ',
+			{ amqpUrl: undefined },
+			/exactly one of amqpConnection and amqpUrl/,
+		],
 		['both', { amqpConnection: {} }, /exactly one of amqpConnection and amqpUrl/],
-		['a promise of a connection', { amqpUrl: undefined, amqpConnection: Promise.resolve() }, /amqpConnection must be .* await it first/],
+		[
+			'a promise of a connection',
+			{ amqpUrl: undefined, amqpConnection: Promise.resolve() },
+			/amqpConnection must be .* await it first/,
+		],
 		['a faulty amqpUrl', { amqpUrl: 'http://127.0.0.1' }, /amqpUrl must be a URL like amqp:/],
 		['no runtimeOptions', { runtimeOptions: undefined }, /runtimeOptions must be an object/],
 		['a queue name with spaces', { queueName: 'my jobs' }, /queueName must consist of/],
 		['an empty queue name', { queueName: '' }, /queueName must consist of/],
-		['another context table', { contextTableName: 'contexts' }, /contextTableName cannot be "contexts": the table is named flowcraft_contexts/],
-		['another status table', { statusTableName: 'x; drop table y' }, /statusTableName cannot be "x; drop table y"/],
+		[
+			'another context table',
+			{ contextTableName: 'contexts' },
+			/contextTableName cannot be "contexts": the table is named flowcraft_contexts/,
+		],
+		[
+			'another status table',
+			{ statusTableName: 'x; drop table y' },
+			/statusTableName cannot be "x; drop table y"/,
+		],
 		['no concurrency', { concurrency: 0 }, /concurrency must be a whole number from 1/],
 		['a short lease', { leaseMs: 10 }, /leaseMs must be a whole number of ms, at least 500/],
 		['half a millisecond', { stalledMs: 0.5 }, /stalledMs must be a whole number of ms/],

@@ -79,7 +79,10 @@ async function runningRun(workerId: string): Promise<{ runId: string; node: Clai
 }
 
 const letLeaseEnd = (workerId: string): Promise<unknown> =>
-	core.rows(`update flowcraft_workers set lease_until = now() - interval '1 second' where worker_id = $1::text::uuid`, workerId)
+	core.rows(
+		`update flowcraft_workers set lease_until = now() - interval '1 second' where worker_id = $1::text::uuid`,
+		workerId,
+	)
 
 /** As if all this had happened an hour ago. */
 const age = (runId: string): Promise<unknown> =>
@@ -126,6 +129,8 @@ describe('reconcile', () => {
 		await age(queued)
 		const recent = await lostRun(29)
 		const early = await lostRun(-3600)
+		// Nor is it taken for another one's.
+		await lostRun()
 
 		for (const runId of [queued, recent, early]) expect(await adapter.reconcile(runId)).toEqual(nobody)
 		expect(await adapter.reconcile(recent, { stalledThresholdSeconds: 28 })).toEqual(new Set(['a']))
@@ -136,8 +141,10 @@ describe('reconcile', () => {
 		await adapter.reconcile(runId)
 
 		await loseMessage(runId, 59)
+		expect(await adapter.stalledRuns()).toEqual([])
 		expect(await adapter.reconcile(runId)).toEqual(nobody)
 		await loseMessage(runId, 61)
+		expect(await adapter.stalledRuns()).toEqual([runId])
 		expect(await adapter.reconcile(runId)).toEqual(new Set(['a']))
 	})
 
@@ -158,7 +165,9 @@ describe('reconcile', () => {
 		expect(await adapter.reconcile(runId)).toEqual(new Set(['a']))
 		expect(await core.outbox(runId)).toEqual(['a'])
 		expect((await core.nodes(runId))['a']).toMatchObject({ state: 'ready', crashes: 1, attempt: 1 })
-		expect(await core.rows('select outcome from flowcraft_attempts where run_id = $1', runId)).toEqual([{ outcome: 'crashed' }])
+		expect(await core.rows('select outcome from flowcraft_attempts where run_id = $1', runId)).toEqual([
+			{ outcome: 'crashed' },
+		])
 		expect(await core.commit(core.completed(node))).toEqual(['lost'])
 
 		// What else it held waits for a sweep of its own, or a look of its own.
@@ -170,7 +179,10 @@ describe('reconcile', () => {
 	it('takes a node from a worker that has stopped, or that nobody knows', async () => {
 		const [stopped, unknown] = [await core.worker(), await core.worker()]
 		const runs = [await runningRun(stopped), await runningRun(unknown)]
-		await core.rows('update flowcraft_workers set stopped_at = now() where worker_id = $1::text::uuid', stopped)
+		await core.rows(
+			'update flowcraft_workers set stopped_at = now() where worker_id = $1::text::uuid',
+			stopped,
+		)
 		await core.rows('delete from flowcraft_workers where worker_id = $1::text::uuid', unknown)
 
 		for (const { runId } of runs) expect(await adapter.reconcile(runId)).toEqual(new Set(['a']))
@@ -198,7 +210,10 @@ describe('reconcile', () => {
 		expect(await adapter.reconcile(runId)).toEqual(nobody)
 
 		await age(runId)
-		await core.rows(`update flowcraft_nodes set due_at = now() - interval '1 minute' where run_id = $1`, runId)
+		await core.rows(
+			`update flowcraft_nodes set due_at = now() - interval '1 minute' where run_id = $1`,
+			runId,
+		)
 		expect(await adapter.reconcile(runId)).toEqual(new Set(['nap']))
 		expect(await core.outbox(runId)).toEqual(['nap'])
 	})
@@ -215,7 +230,9 @@ describe('reconcile', () => {
 	})
 
 	it('emits the parent of a child that has ended, when that message is lost', async () => {
-		await core.register(flow('nested', [], { sub: { uses: 'subflow', params: { blueprintId: 'single' } } }))
+		await core.register(
+			flow('nested', [], { sub: { uses: 'subflow', params: { blueprintId: 'single' } } }),
+		)
 		await core.register(flow('single', [], { only: {} }))
 		const worker = await core.worker()
 		const runId = await core.start('nested')
@@ -228,7 +245,9 @@ describe('reconcile', () => {
 
 		await age(runId)
 		expect(await adapter.reconcile(runId)).toEqual(nobody)
-		await core.rows(`update flowcraft_statuses set finished_at = now() - interval '1 minute' where run_id = 'the-child'`)
+		await core.rows(
+			`update flowcraft_statuses set finished_at = now() - interval '1 minute' where run_id = 'the-child'`,
+		)
 		expect(await adapter.reconcile(runId)).toEqual(new Set(['sub']))
 		expect(await core.outbox(runId)).toEqual(['sub'])
 	})
@@ -240,7 +259,10 @@ describe('reconcile', () => {
 
 		// One that was emitted half an hour later runs already: ours was passed by.
 		const { runId: later } = await runningRun(await core.worker())
-		await core.rows(`update flowcraft_nodes set emitted_at = now() - interval '30 minutes' where run_id = $1`, later)
+		await core.rows(
+			`update flowcraft_nodes set emitted_at = now() - interval '30 minutes' where run_id = $1`,
+			later,
+		)
 		expect(await adapter.reconcile(runId, { stalledThresholdSeconds: 1900 })).toEqual(nobody)
 		expect(await adapter.reconcile(runId)).toEqual(new Set(['a']))
 	})
@@ -279,7 +301,10 @@ describe('reconcile', () => {
 		try {
 			await living.start()
 			await adapter.reconcile(runId)
-			await waitFor('the run to end', async () => (await readRun(core.sql, runId))?.status === 'completed')
+			await waitFor(
+				'the run to end',
+				async () => (await readRun(core.sql, runId))?.status === 'completed',
+			)
 			expect(await core.violations()).toEqual([])
 		} finally {
 			await living.stop()
@@ -292,7 +317,12 @@ describe('createRabbitMqReconciler', () => {
 	afterEach(close)
 
 	const reconciler = (more: Partial<RabbitMqReconcilerOptions> = {}) =>
-		createRabbitMqReconciler({ adapter, stalledThresholdSeconds: 30, statusTableName: 'flowcraft_statuses', ...more })
+		createRabbitMqReconciler({
+			adapter,
+			stalledThresholdSeconds: 30,
+			statusTableName: 'flowcraft_statuses',
+			...more,
+		})
 
 	it('finds runs by their dead workers and lost messages, never by the time of their last update', async () => {
 		const [living, dead] = [await core.worker(), await core.worker()]
@@ -313,14 +343,25 @@ describe('createRabbitMqReconciler', () => {
 	})
 
 	it('finds lost timers and parents of ended children too', async () => {
-		await core.register(flow('mixed', [], { nap: { uses: 'sleep' }, sub: { uses: 'subflow', params: { blueprintId: 'chain' } } }))
+		await core.register(
+			flow('mixed', [], {
+				nap: { uses: 'sleep' },
+				sub: { uses: 'subflow', params: { blueprintId: 'chain' } },
+			}),
+		)
 		const worker = await core.worker()
 		const [asleep, parent] = [await core.start('mixed'), await core.start('mixed')]
 		const nap = await core.claimed(worker, asleep, 'nap')
 		const sub = await core.claimed(worker, parent, 'sub')
 		await core.commit(
 			{ key: nap.key, token: nap.token, outcome: 'waiting', wait: '{"reason":"timer"}', delayMs: 1 },
-			{ key: sub.key, token: sub.token, outcome: 'child', childRunId: 'mixed-child', childBlueprint: 'chain' },
+			{
+				key: sub.key,
+				token: sub.token,
+				outcome: 'child',
+				childRunId: 'mixed-child',
+				childBlueprint: 'chain',
+			},
 		)
 		await core.rows(`select flowcraft_cancel_run('mixed-child', 'enough')`)
 		await core.rows(`delete from flowcraft_outbox where run_id = $1 and node_id = 'nap'`, asleep)
@@ -328,8 +369,13 @@ describe('createRabbitMqReconciler', () => {
 		expect(await adapter.stalledRuns()).toEqual([])
 
 		for (const runId of [asleep, parent]) await age(runId)
-		await core.rows(`update flowcraft_nodes set due_at = now() - interval '1 hour' where run_id = $1 and state = 'waiting'`, asleep)
-		await core.rows(`update flowcraft_statuses set finished_at = now() - interval '1 hour' where run_id = 'mixed-child'`)
+		await core.rows(
+			`update flowcraft_nodes set due_at = now() - interval '1 hour' where run_id = $1 and state = 'waiting'`,
+			asleep,
+		)
+		await core.rows(
+			`update flowcraft_statuses set finished_at = now() - interval '1 hour' where run_id = 'mixed-child'`,
+		)
 		expect(await adapter.stalledRuns()).toEqual([asleep, parent].sort())
 		expect(await reconciler().run()).toMatchObject({ stalledRuns: 2, reconciledRuns: 2 })
 	})
@@ -338,7 +384,10 @@ describe('createRabbitMqReconciler', () => {
 		await lostRun(60)
 
 		expect(await reconciler({ stalledThresholdSeconds: 61 }).run()).toMatchObject({ stalledRuns: 0 })
-		expect(await reconciler({ stalledThresholdSeconds: 59 }).run()).toMatchObject({ stalledRuns: 1, reconciledRuns: 1 })
+		expect(await reconciler({ stalledThresholdSeconds: 59 }).run()).toMatchObject({
+			stalledRuns: 1,
+			reconciledRuns: 1,
+		})
 	})
 
 	it('does not take messages for lost that may wait in the queue behind others', async () => {
@@ -365,10 +414,20 @@ describe('createRabbitMqReconciler', () => {
 		expect(await core.rows('select count(*)::int as rows from flowcraft_outbox')).toEqual([{ rows: 450 }])
 	})
 
+	it('looks at stalled runs page by page, in the order of their ids', async () => {
+		const runs = [await lostRun(), await lostRun(), await lostRun()].sort()
+
+		expect(await adapter.stalledRuns({ limit: 2 })).toEqual(runs.slice(0, 2))
+		expect(await adapter.stalledRuns({ limit: 2, after: String(runs[1]) })).toEqual(runs.slice(2))
+		expect(await adapter.stalledRuns({ after: String(runs[2]) })).toEqual([])
+	})
+
 	it('counts and logs a run that could not be reconciled, and goes on', async () => {
 		const runs = [await lostRun(), await lostRun()].sort()
 		class Failing extends RabbitMqAdapter {
-			override async reconcile(...args: Parameters<RabbitMqAdapter['reconcile']>): Promise<Set<string>> {
+			override async reconcile(
+				...args: Parameters<RabbitMqAdapter['reconcile']>
+			): Promise<Set<string>> {
 				if (args[0] === runs[0]) throw new Error('no luck')
 				return super.reconcile(...args)
 			}
@@ -376,7 +435,10 @@ describe('createRabbitMqReconciler', () => {
 		const failing = new Failing(options())
 		const logged: unknown[] = []
 		try {
-			const stats = await reconciler({ adapter: failing, logger: { ...noLogger, error: (_, fields) => logged.push(fields) } }).run()
+			const stats = await reconciler({
+				adapter: failing,
+				logger: { ...noLogger, error: (_, fields) => logged.push(fields) },
+			}).run()
 			expect(stats).toEqual({ stalledRuns: 2, reconciledRuns: 1, failedRuns: 1 })
 			expect(logged).toEqual([{ runId: runs[0], error: new Error('no luck') }])
 		} finally {
@@ -386,16 +448,29 @@ describe('createRabbitMqReconciler', () => {
 })
 
 describe('the options of createRabbitMqReconciler', () => {
-	const unconnected = { runtimeOptions: { logger: new NullLogger() }, amqpUrl: 'amqp://127.0.0.1', databaseUrl: 'postgres://127.0.0.1/none' }
+	const unconnected = {
+		runtimeOptions: { logger: new NullLogger() },
+		amqpUrl: 'amqp://127.0.0.1',
+		databaseUrl: 'postgres://127.0.0.1/none',
+	}
 
 	it.each([
 		['no adapter', { adapter: undefined }, /adapter must be given/],
-		['no threshold', { stalledThresholdSeconds: undefined }, /stalledThresholdSeconds must be a number of seconds greater than 0/],
+		[
+			'no threshold',
+			{ stalledThresholdSeconds: undefined },
+			/stalledThresholdSeconds must be a number of seconds greater than 0/,
+		],
 		['a threshold of 0', { stalledThresholdSeconds: 0 }, /greater than 0, not 0/],
 		['another table', { statusTableName: 'statuses' }, /statusTableName cannot be "statuses"/],
 		['a pg client', { pgClient: {} }, /pgClient is not taken/],
 	])('refuses %s', (_, faulty, message) => {
-		const make = () => createRabbitMqReconciler({ adapter: new RabbitMqAdapter(unconnected), stalledThresholdSeconds: 1, ...faulty } as unknown as RabbitMqReconcilerOptions)
+		const make = () =>
+			createRabbitMqReconciler({
+				adapter: new RabbitMqAdapter(unconnected),
+				stalledThresholdSeconds: 1,
+				...faulty,
+			} as unknown as RabbitMqReconcilerOptions)
 		expect(make).toThrow(TypeError)
 		expect(make).toThrow(message)
 	})

@@ -106,7 +106,10 @@ describe('values', () => {
 		['an empty array', []],
 		['a nested array', [[], [null, [1, ['two']]]]],
 		['an empty object', {}],
-		['an object with odd keys', JSON.parse('{"__proto__": {"polluted": true}, "": 1, "b": 2, "a": 1, "1": 0}')],
+		[
+			'an object with odd keys',
+			JSON.parse('{"__proto__": {"polluted": true}, "": 1, "b": 2, "a": 1, "1": 0}'),
+		],
 		['something that looks like our own wrapper', { $serialized: 'no' }],
 		['a large text', 'x'.repeat(1_000_000)],
 		['a deep object', JSON.parse('{"a":'.repeat(500) + '1' + '}'.repeat(500))],
@@ -124,7 +127,12 @@ describe('values', () => {
 		await context.set('infinite', Infinity)
 		await context.set('sparse', [undefined, 1])
 
-		expect(await wholeOf(context)).toEqual({ ...STARTED, date: '1970-01-01T00:00:00.000Z', infinite: null, sparse: [null, 1] })
+		expect(await wholeOf(context)).toEqual({
+			...STARTED,
+			date: '1970-01-01T00:00:00.000Z',
+			infinite: null,
+			sparse: [null, 1],
+		})
 	})
 
 	it('of undefined delete the key', async () => {
@@ -138,15 +146,22 @@ describe('values', () => {
 		const cyclic: Record<string, unknown> = {}
 		cyclic['self'] = cyclic
 
-		await expect(context.set('greeting', cyclic)).rejects.toThrow("The value of 'greeting' cannot be stored: it contains itself")
-		await expect(context.set('greeting', 1n)).rejects.toThrow(/'greeting' cannot be stored: it contains a BigInt/)
+		await expect(context.set('greeting', cyclic)).rejects.toThrow(
+			"The value of 'greeting' cannot be stored: it contains itself",
+		)
+		await expect(context.set('greeting', 1n)).rejects.toThrow(
+			/'greeting' cannot be stored: it contains a BigInt/,
+		)
 		expect(await context.get('greeting')).toBe('hello')
 	})
 
 	it('go through the serializer that the run is written with', async () => {
 		const codec = createValueCodec({
-			serialize: ({ v }) => (v instanceof Map ? `map ${JSON.stringify([...v])}` : `json ${JSON.stringify(v)}`),
-			deserialize: (text) => ({ v: text.startsWith('map ') ? new Map(JSON.parse(text.slice(4))) : JSON.parse(text.slice(5)) }),
+			serialize: ({ v }) =>
+				v instanceof Map ? `map ${JSON.stringify([...v])}` : `json ${JSON.stringify(v)}`,
+			deserialize: (text) => ({
+				v: text.startsWith('map ') ? new Map(JSON.parse(text.slice(4))) : JSON.parse(text.slice(5)),
+			}),
 		})
 		const typed = new PostgresContext(runId, { client: core.sql, codec })
 		await typed.set('map', new Map([['a', 1]]))
@@ -193,14 +208,23 @@ describe('patch', () => {
 	})
 
 	it('takes a thousand operations at once', async () => {
-		await context.patch(Array.from({ length: 1000 }, (_, n) => ({ op: 'set' as const, key: `key ${n}`, value: n })))
+		await context.patch(
+			Array.from({ length: 1000 }, (_, n) => ({ op: 'set' as const, key: `key ${n}`, value: n })),
+		)
 
 		expect(Object.keys(await wholeOf(context))).toHaveLength(1001)
 		expect(await context.get('key 999')).toBe(999)
 	})
 
 	it('loses nothing to patches of the same run at the same time', async () => {
-		await Promise.all(Array.from({ length: 20 }, (_, n) => context.patch([{ op: 'set', key: `key ${n}`, value: n }, { op: 'set', key: 'last', value: n }])))
+		await Promise.all(
+			Array.from({ length: 20 }, (_, n) =>
+				context.patch([
+					{ op: 'set', key: `key ${n}`, value: n },
+					{ op: 'set', key: 'last', value: n },
+				]),
+			),
+		)
 
 		const whole = await wholeOf(context)
 		expect(Object.keys(whole)).toHaveLength(22)
@@ -231,7 +255,13 @@ describe('outputs of nodes', () => {
 	})
 
 	it("are there under Flowcraft's keys, beside what the nodes wrote and what they were given", async () => {
-		expect(await wholeOf(context)).toEqual({ ...STARTED, a: { n: 1 }, '_outputs.a': { n: 1 }, '_inputs.b': { n: 1 }, note: 'from a' })
+		expect(await wholeOf(context)).toEqual({
+			...STARTED,
+			a: { n: 1 },
+			'_outputs.a': { n: 1 },
+			'_inputs.b': { n: 1 },
+			note: 'from a',
+		})
 		for (const [key, value] of Object.entries(await wholeOf(context))) {
 			expect(await context.get(key), key).toEqual(value)
 			expect(await context.has(key), key).toBe(true)
@@ -261,7 +291,9 @@ describe('a run', () => {
 		expect(await nobody.delete('greeting')).toBe(false)
 		expect(await wholeOf(nobody)).toEqual({})
 		await expect(nobody.set('greeting', 'hello')).rejects.toThrow(NotFoundError)
-		await expect(nobody.patch([{ op: 'delete', key: 'greeting' }])).rejects.toThrow("There is no run 'nobody'.")
+		await expect(nobody.patch([{ op: 'delete', key: 'greeting' }])).rejects.toThrow(
+			"There is no run 'nobody'.",
+		)
 		expect(await core.rows("select key from flowcraft_contexts where run_id = 'nobody'")).toEqual([])
 	})
 
@@ -298,7 +330,9 @@ describe('a transaction of the caller', () => {
 		const client = postgres(core.url, { max: 1, onnotice: () => {} })
 		onTestFinished(() => client.end())
 		await drizzle(client).transaction(async (tx) => {
-			await new PostgresContext(runId, { client: tx }).patch([{ op: 'set', key: `it's`, value: ['{"a,b"}', '\\'] }])
+			await new PostgresContext(runId, { client: tx }).patch([
+				{ op: 'set', key: `it's`, value: ['{"a,b"}', '\\'] },
+			])
 		})
 
 		expect(await context.get(`it's`)).toEqual(['{"a,b"}', '\\'])

@@ -21,6 +21,7 @@ test('needs nothing but the database', () => {
 		databaseDeadlineMs: 10_000,
 		apiKeys: [],
 		bodyLimitBytes: 1024 * 1024,
+		eventKeepMs: 3_600_000,
 		logLevel: 'info',
 		host: '127.0.0.1',
 		port: 3000,

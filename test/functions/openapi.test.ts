@@ -43,6 +43,8 @@ test('operation ids are stable: clients are generated from them', () => {
 		'GET /runs/{id}': 'getRun',
 		'POST /runs/{id}/cancel': 'cancelRun',
 		'POST /runs/{id}/resume': 'resumeRun',
+		'POST /events/{name}': 'sendEvent',
+		'POST /webhooks/{token}': 'receiveWebhook',
 		'PUT /blueprints/{id}': 'putBlueprint',
 		'GET /blueprints': 'listBlueprints',
 		'GET /blueprints/{id}': 'getBlueprint',

@@ -87,6 +87,10 @@ test('each operation costs one round trip to the database, a start with a key an
 			'GET /runs/:id': async () => (await ask(app, 'GET', `/runs/${runId}`)).status,
 			'GET /runs': async () => (await ask(app, 'GET', '/runs?status=running&tag=x')).status,
 			'POST /runs/:id/cancel': async () => (await ask(app, 'POST', `/runs/${runId}/cancel`)).status,
+			'POST /events/:name': async () =>
+				(await ask(app, 'POST', '/events/paid', { body: { payload: 1 } })).status,
+			'POST /webhooks/:token': async () =>
+				(await ask(app, 'POST', `/webhooks/${'A'.repeat(43)}`, { body: { paid: true } })).status,
 			'GET /workers': async () => (await ask(app, 'GET', '/workers')).status,
 			'GET /readyz': async () => (await ask(app, 'GET', '/readyz')).status,
 		}

@@ -22,18 +22,32 @@ beforeAll(async () => {
 	consumer = join(folder, 'consumer')
 	installed = join(consumer, 'node_modules', 'flowcraft-outbox')
 	await mkdir(consumer)
-	await writeFile(join(consumer, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type: 'module' }))
+	await writeFile(
+		join(consumer, 'package.json'),
+		JSON.stringify({ name: 'consumer', private: true, type: 'module' }),
+	)
 	// Builds first, by its `prepack`.
 	await command(PROJECT_ROOT, 'npm', 'pack', '--pack-destination', folder)
 	const tarball = (await readdir(folder)).find((file) => file.endsWith('.tgz'))
 	if (tarball === undefined) throw new Error(`npm pack left no tarball in ${folder}`)
-	await command(consumer, 'npm', 'install', '--prefer-offline', '--no-audit', '--no-fund', '--ignore-scripts', join(folder, tarball))
+	await command(
+		consumer,
+		'npm',
+		'install',
+		'--prefer-offline',
+		'--no-audit',
+		'--no-fund',
+		'--ignore-scripts',
+		join(folder, tarball),
+	)
 }, INSTALL_MS)
 
 /** Runs a program and returns what it printed. @throws with everything that it said */
 async function command(cwd: string, file: string, ...args: string[]): Promise<string> {
 	// Neither the test runner's loaders nor its variables.
-	const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(VITEST|NODE_OPTIONS$|npm_)/.test(name)))
+	const env = Object.fromEntries(
+		Object.entries(process.env).filter(([name]) => !/^(VITEST|NODE_OPTIONS$|npm_)/.test(name)),
+	)
 	try {
 		return (await run(file, args, { cwd, env, maxBuffer: 64 * 1024 * 1024 })).stdout
 	} catch (error) {
@@ -49,21 +63,66 @@ async function node(name: string, source: string): Promise<string> {
 }
 
 const exportsOf = async (entry: string): Promise<string[]> =>
-	JSON.parse(await node('exports.js', `console.log(JSON.stringify(Object.keys(await import('${entry}'))))`)) as string[]
+	JSON.parse(
+		await node('exports.js', `console.log(JSON.stringify(Object.keys(await import('${entry}'))))`),
+	) as string[]
 
 describe('each entry loads in plain Node', () => {
 	it.each([
-		['flowcraft-outbox', ['startRun', 'cancelRun', 'resumeRun', 'readRun', 'listRuns', 'waitForRun', 'waitForWorkflow', 'registerBlueprint', 'PostgresContext', 'createDatabase', 'InvalidInputError', 'NotFoundError', 'ConflictError']],
+		[
+			'flowcraft-outbox',
+			[
+				'startRun',
+				'cancelRun',
+				'resumeRun',
+				'readRun',
+				'listRuns',
+				'waitForRun',
+				'waitForWorkflow',
+				'registerBlueprint',
+				'PostgresContext',
+				'createDatabase',
+				'InvalidInputError',
+				'NotFoundError',
+				'ConflictError',
+			],
+		],
 		['flowcraft-outbox/functions', ['createApp', 'createDatabase', 'readAppConfig']],
-		['flowcraft-outbox/worker', ['RabbitMqAdapter', 'createRabbitMqReconciler', 'RedisCoordinationStore', 'InMemoryCoordinationStore', 'createRelay', 'createWorker', 'createRabbitMqBroker', 'createRedisDoorbell', 'createInProcessBroker', 'createInProcessDoorbell', 'migrate', 'createLogger']],
+		[
+			'flowcraft-outbox/worker',
+			[
+				'RabbitMqAdapter',
+				'createRabbitMqReconciler',
+				'RedisCoordinationStore',
+				'InMemoryCoordinationStore',
+				'createRelay',
+				'createWorker',
+				'createRabbitMqBroker',
+				'createRedisDoorbell',
+				'createInProcessBroker',
+				'createInProcessDoorbell',
+				'migrate',
+				'createLogger',
+			],
+		],
 		['flowcraft-outbox/schema', ['statuses', 'contexts', 'nodes', 'outbox', 'results']],
 	])('%s', async (entry, names) => {
 		expect(await exportsOf(entry)).toEqual(expect.arrayContaining(names))
 	})
 
 	it('and opens nothing: the process ends by itself', async () => {
-		const source = ['flowcraft-outbox', 'flowcraft-outbox/functions', 'flowcraft-outbox/worker', 'flowcraft-outbox/schema'].map((entry) => `import '${entry}'`)
-		expect(await node('idle.js', `${source.join('\n')}\nprocess.on('beforeExit', () => console.log('idle'))`)).toBe('idle\n')
+		const source = [
+			'flowcraft-outbox',
+			'flowcraft-outbox/functions',
+			'flowcraft-outbox/worker',
+			'flowcraft-outbox/schema',
+		].map((entry) => `import '${entry}'`)
+		expect(
+			await node(
+				'idle.js',
+				`${source.join('\n')}\nprocess.on('beforeExit', () => console.log('idle'))`,
+			),
+		).toBe('idle\n')
 	})
 })
 
@@ -150,28 +209,47 @@ export function processes() {
 `
 
 describe('the types', () => {
-	it('hold for a strict consumer that skips no library check', async () => {
-		const compilerOptions = {
-			target: 'es2023',
-			lib: ['es2023'],
-			module: 'nodenext',
-			strict: true,
-			exactOptionalPropertyTypes: true,
-			noUncheckedIndexedAccess: true,
-			skipLibCheck: false,
-			noEmit: true,
-			types: ['node'],
-			typeRoots: [join(PROJECT_ROOT, 'node_modules', '@types')],
-		}
-		await writeFile(join(consumer, 'consumer.ts'), CONSUMER)
-		await writeFile(join(consumer, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['consumer.ts'] }))
-		const tsc = join(PROJECT_ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
-		const output = await command(consumer, process.execPath, tsc, '--project', '.', '--pretty', 'false').catch((error: unknown) => String(error))
+	it(
+		'hold for a strict consumer that skips no library check',
+		async () => {
+			const compilerOptions = {
+				target: 'es2023',
+				lib: ['es2023'],
+				module: 'nodenext',
+				strict: true,
+				exactOptionalPropertyTypes: true,
+				noUncheckedIndexedAccess: true,
+				skipLibCheck: false,
+				noEmit: true,
+				types: ['node'],
+				typeRoots: [join(PROJECT_ROOT, 'node_modules', '@types')],
+			}
+			await writeFile(join(consumer, 'consumer.ts'), CONSUMER)
+			await writeFile(
+				join(consumer, 'tsconfig.json'),
+				JSON.stringify({ compilerOptions, files: ['consumer.ts'] }),
+			)
+			const tsc = join(PROJECT_ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
+			const output = await command(
+				consumer,
+				process.execPath,
+				tsc,
+				'--project',
+				'.',
+				'--pretty',
+				'false',
+			).catch((error: unknown) => String(error))
 
-		// Drizzle's own declarations of databases that are not installed have errors; they are not ours.
-		const errors = output.split('\n').filter((line) => / error TS\d+: /.test(line) && !line.startsWith('node_modules/drizzle-orm/'))
-		expect(errors).toEqual([])
-	}, COMPILE_MS)
+			// Drizzle's own declarations of databases that are not installed have errors; they are not ours.
+			const errors = output
+				.split('\n')
+				.filter(
+					(line) => / error TS\d+: /.test(line) && !line.startsWith('node_modules/drizzle-orm/'),
+				)
+			expect(errors).toEqual([])
+		},
+		COMPILE_MS,
+	)
 })
 
 describe('the installed package', () => {
@@ -179,15 +257,21 @@ describe('the installed package', () => {
 		const top = await readdir(installed)
 		expect(top).toEqual(expect.arrayContaining(['LICENSE', 'README.md', 'dist', 'package.json']))
 		expect(top.filter((name) => /^(\.|test|node_modules|docker|coverage)/.test(name))).toEqual([])
-		const files = async (folder: string): Promise<string[]> => (await readdir(folder, { recursive: true })).sort()
-		expect(await files(join(installed, 'dist', 'src', 'db', 'migrations'))).toEqual(await files(join(PROJECT_ROOT, 'src', 'db', 'migrations')))
+		const files = async (folder: string): Promise<string[]> =>
+			(await readdir(folder, { recursive: true })).sort()
+		expect(await files(join(installed, 'dist', 'src', 'db', 'migrations'))).toEqual(
+			await files(join(PROJECT_ROOT, 'src', 'db', 'migrations')),
+		)
 	})
 
 	it('migrates an empty database by its command and by its function, and runs a workflow there', async () => {
 		const database = await freshDatabase({ migrated: false })
 		onTestFinished(() => database.drop())
 		const migrateMain = join(installed, 'dist', 'worker', 'db', 'migrate.main.js')
-		await writeFile(join(consumer, 'migrate.mjs'), `process.env.DATABASE_URL = ${JSON.stringify(database.url)}\nawait import(${JSON.stringify(migrateMain)})`)
+		await writeFile(
+			join(consumer, 'migrate.mjs'),
+			`process.env.DATABASE_URL = ${JSON.stringify(database.url)}\nawait import(${JSON.stringify(migrateMain)})`,
+		)
 		expect(await command(consumer, process.execPath, 'migrate.mjs')).toContain('newest schema')
 
 		const output = await node(
@@ -221,6 +305,11 @@ describe('the installed package', () => {
 
 	it('carries the example workflows, which a worker process can be started with', async () => {
 		const workflows = join(installed, 'dist', 'worker', 'workflows', 'index.js')
-		expect(await node('example.js', `const { blueprints } = await import(${JSON.stringify(workflows)})\nconsole.log(Object.keys(blueprints)[0])`)).toBe('content-moderation\n')
+		expect(
+			await node(
+				'example.js',
+				`const { blueprints } = await import(${JSON.stringify(workflows)})\nconsole.log(Object.keys(blueprints)[0])`,
+			),
+		).toBe('content-moderation\n')
 	})
 })

@@ -12,7 +12,13 @@
  * so at least one must run somewhere: here, or as `npm run start:relay`.
  */
 import type { ChannelModel } from 'amqplib'
-import { type AdapterOptions, BaseDistributedAdapter, type ICoordinationStore, type ILogger, type JobPayload } from 'flowcraft'
+import {
+	type AdapterOptions,
+	BaseDistributedAdapter,
+	type ICoordinationStore,
+	type ILogger,
+	type JobPayload,
+} from 'flowcraft'
 import { PostgresContext } from '../../src/context/postgres-context.js'
 import { createValueCodec, type ValueCodec } from '../../src/context/values.js'
 import { createDatabase, type Database } from '../../src/db/client.js'
@@ -34,8 +40,19 @@ import { InMemoryCoordinationStore } from './coordination-store.js'
 import { announceEnqueued, announceProcessed } from './job-events.js'
 
 export interface RabbitMqAdapterOptions
-	extends Omit<AdapterOptions, 'runtimeOptions' | 'coordinationStore'>,
-		Pick<WorkerOptions, 'concurrency' | 'leaseMs' | 'drainMs' | 'unrunnableLimitMs' | 'poolSize' | 'publicUrl' | 'webhookSecret' | 'name'> {
+	extends
+		Omit<AdapterOptions, 'runtimeOptions' | 'coordinationStore'>,
+		Pick<
+			WorkerOptions,
+			| 'concurrency'
+			| 'leaseMs'
+			| 'drainMs'
+			| 'unrunnableLimitMs'
+			| 'poolSize'
+			| 'publicUrl'
+			| 'webhookSecret'
+			| 'name'
+		> {
 	/** Blueprints, registry and the rest, as for `FlowRuntime`. A blueprint may also be a `createFlow` builder. */
 	readonly runtimeOptions: AdapterOptions['runtimeOptions'] | WorkflowsModule
 	/**
@@ -124,7 +141,10 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 	 */
 	// oxlint-disable-next-line typescript/no-misused-promises -- whoever knows Flowcraft's `start` may ignore the promise
 	override start(): Promise<void> {
-		if (this.#stopping !== undefined) return Promise.reject(new Error('The adapter is stopping: await stop() before starting it again.'))
+		if (this.#stopping !== undefined)
+			return Promise.reject(
+				new Error('The adapter is stopping: await stop() before starting it again.'),
+			)
 		this.#engine ??= this.#createEngine()
 		return this.#engine.started
 	}
@@ -160,8 +180,16 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 	}
 
 	/** Ids of runs that `reconcile` would find something to do for, in their order, at most `limit` of those after `after`. */
-	async stalledRuns(options: ReconcileOptions & { readonly after?: string; readonly limit?: number } = {}): Promise<string[]> {
-		return stalledRuns(this.#sql, options.after ?? '', this.#graceOf(options), await this.#hasBacklog(), options.limit ?? 500)
+	async stalledRuns(
+		options: ReconcileOptions & { readonly after?: string; readonly limit?: number } = {},
+	): Promise<string[]> {
+		return stalledRuns(
+			this.#sql,
+			options.after ?? '',
+			this.#graceOf(options),
+			await this.#hasBacklog(),
+			options.limit ?? 500,
+		)
 	}
 
 	/**
@@ -178,8 +206,15 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 	 */
 	resumeWithAction(runId: string, action: string, output?: unknown): Promise<Set<string>>
 	resumeWithAction(runId: string, resume?: ResumeInput): Promise<Set<string>>
-	async resumeWithAction(runId: string, resume: string | ResumeInput = {}, output?: unknown): Promise<Set<string>> {
-		const input = typeof resume === 'string' ? { action: resume, ...(output === undefined ? {} : { output }) } : resume
+	async resumeWithAction(
+		runId: string,
+		resume: string | ResumeInput = {},
+		output?: unknown,
+	): Promise<Set<string>> {
+		const input =
+			typeof resume === 'string'
+				? { action: resume, ...(output === undefined ? {} : { output }) }
+				: resume
 		checkResume(input)
 		const { nodeId } = await resumeRun(this.#sql, runId, input, this.#codec)
 		this.#doorbell.ring({ type: 'outbox' })
@@ -210,8 +245,11 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 	 */
 	protected override async enqueueJob({ runId, blueprintId, nodeId }: JobPayload): Promise<void> {
 		const body = writeJob({ key: { runId, nodeId, generation: '', recovers: '' }, blueprintId })
-		const [outcome] = await this.#client.publish([{ messageId: crypto.randomUUID(), routingKey: this.#queue, body }])
-		if (outcome?.status !== 'confirmed') throw new Error(`The job was not enqueued: ${outcome?.reason ?? 'the broker gave no answer'}`)
+		const [outcome] = await this.#client.publish([
+			{ messageId: crypto.randomUUID(), routingKey: this.#queue, body },
+		])
+		if (outcome?.status !== 'confirmed')
+			throw new Error(`The job was not enqueued: ${outcome?.reason ?? 'the broker gave no answer'}`)
 	}
 
 	/** A job that comes by another way than the queue takes that way: only a claim may run a node. */
@@ -240,16 +278,26 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 
 	#createEngine(): Engine {
 		const { runtimeOptions, eventBus, relay: isRelayWanted = true } = this.#options
-		const broker = eventBus === undefined ? this.#client : announceEnqueued(this.#client, this.#queue, eventBus)
+		const broker =
+			eventBus === undefined ? this.#client : announceEnqueued(this.#client, this.#queue, eventBus)
 		const common = { broker, doorbell: this.#doorbell, logger: this.logger, queue: this.#queue }
 		const workflows: WorkflowsModule = {
 			...runtimeOptions,
 			// As Flowcraft's base class does: a node may ask the adapter that runs it.
 			dependencies: { ...runtimeOptions.dependencies, adapter: this },
-			...(eventBus === undefined ? {} : { eventBus: announceProcessed(runtimeOptions.eventBus, eventBus) }),
+			...(eventBus === undefined
+				? {}
+				: { eventBus: announceProcessed(runtimeOptions.eventBus, eventBus) }),
 		}
-		const worker = createWorker({ ...pickWorkerOptions(this.#options), ...common, databaseUrl: this.#options.databaseUrl, workflows })
-		const relay = isRelayWanted ? createRelay({ ...common, db: this.#sql, stalledMs: this.#stalledMs }) : undefined
+		const worker = createWorker({
+			...pickWorkerOptions(this.#options),
+			...common,
+			databaseUrl: this.#options.databaseUrl,
+			workflows,
+		})
+		const relay = isRelayWanted
+			? createRelay({ ...common, db: this.#sql, stalledMs: this.#stalledMs })
+			: undefined
 		const engine: Engine = { worker, relay, started: Promise.resolve(), isStopWanted: false }
 		engine.started = this.#startEngine(engine)
 		return engine
@@ -290,7 +338,10 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 
 	/** For the relay, contexts and the methods; the worker has a pool of its own. */
 	get #sql(): Database['sql'] {
-		this.#database ??= createDatabase(this.#options.databaseUrl, { max: 4, applicationName: 'flowcraft-adapter' })
+		this.#database ??= createDatabase(this.#options.databaseUrl, {
+			max: 4,
+			applicationName: 'flowcraft-adapter',
+		})
 		return this.#database.sql
 	}
 
@@ -333,8 +384,15 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 
 /** @throws TypeError */
 export function checkThreshold(stalledThresholdSeconds: unknown): void {
-	if (typeof stalledThresholdSeconds === 'number' && Number.isFinite(stalledThresholdSeconds) && stalledThresholdSeconds > 0) return
-	throw new TypeError(`stalledThresholdSeconds must be a number of seconds greater than 0, not ${String(stalledThresholdSeconds)}`)
+	if (
+		typeof stalledThresholdSeconds === 'number' &&
+		Number.isFinite(stalledThresholdSeconds) &&
+		stalledThresholdSeconds > 0
+	)
+		return
+	throw new TypeError(
+		`stalledThresholdSeconds must be a number of seconds greater than 0, not ${String(stalledThresholdSeconds)}`,
+	)
 }
 
 /** What is wrong with a table's name; undefined if it is ours, or none was given. */
@@ -348,19 +406,28 @@ function notOurs(method: string, instead: string): Error {
 }
 
 /** Callers without types, and callers who come from Flowcraft's own adapter, are told what to pass instead. */
-function checkOptions(options: Readonly<Record<keyof RabbitMqAdapterOptions, unknown>> | RabbitMqAdapterOptions): void {
+function checkOptions(
+	options: Readonly<Record<keyof RabbitMqAdapterOptions, unknown>> | RabbitMqAdapterOptions,
+): void {
 	const given: Readonly<Partial<Record<keyof RabbitMqAdapterOptions, unknown>>> = options
 	const faults: string[] = []
 	const isUrl = (value: unknown, ...protocols: string[]): boolean =>
 		typeof value === 'string' && URL.canParse(value) && protocols.includes(new URL(value).protocol)
 	const isConnection = (value: unknown): boolean =>
-		typeof value === 'object' && value !== null && 'createConfirmChannel' in value && typeof value.createConfirmChannel === 'function'
+		typeof value === 'object' &&
+		value !== null &&
+		'createConfirmChannel' in value &&
+		typeof value.createConfirmChannel === 'function'
 
 	if (given.pgClient !== undefined) {
-		faults.push('pgClient is not taken: pass databaseUrl, the URL that the client connects to, instead (a client cannot be handed to the thread of the heartbeat)')
+		faults.push(
+			'pgClient is not taken: pass databaseUrl, the URL that the client connects to, instead (a client cannot be handed to the thread of the heartbeat)',
+		)
 	} else if (!isUrl(given.databaseUrl, 'postgres:', 'postgresql:')) {
 		// Not quoted: it may hold a password.
-		faults.push('databaseUrl must be a URL like postgres://user:password@host:5432/database, not a client')
+		faults.push(
+			'databaseUrl must be a URL like postgres://user:password@host:5432/database, not a client',
+		)
 	}
 	if ((given.amqpConnection === undefined) === (given.amqpUrl === undefined)) {
 		faults.push('exactly one of amqpConnection and amqpUrl must be given')
@@ -372,11 +439,18 @@ function checkOptions(options: Readonly<Record<keyof RabbitMqAdapterOptions, unk
 	if (typeof given.runtimeOptions !== 'object' || given.runtimeOptions === null) {
 		faults.push('runtimeOptions must be an object with blueprints and registry, as for FlowRuntime')
 	}
-	if (given.publicUrl !== undefined && !isUrl(given.publicUrl, 'http:', 'https:')) faults.push('publicUrl must be an http or https URL')
-	if (given.webhookSecret !== undefined && !(typeof given.webhookSecret === 'string' && given.webhookSecret.length >= 32)) {
+	if (given.publicUrl !== undefined && !isUrl(given.publicUrl, 'http:', 'https:'))
+		faults.push('publicUrl must be an http or https URL')
+	if (
+		given.webhookSecret !== undefined &&
+		!(typeof given.webhookSecret === 'string' && given.webhookSecret.length >= 32)
+	) {
 		faults.push('webhookSecret must be text of at least 32 characters')
 	}
-	if (given.queueName !== undefined && !(typeof given.queueName === 'string' && /^[\w.-]{1,200}$/.test(given.queueName))) {
+	if (
+		given.queueName !== undefined &&
+		!(typeof given.queueName === 'string' && /^[\w.-]{1,200}$/.test(given.queueName))
+	) {
 		faults.push('queueName must consist of letters, digits, dots, dashes and underscores, 200 at most')
 	}
 	for (const fault of [
@@ -385,11 +459,14 @@ function checkOptions(options: Readonly<Record<keyof RabbitMqAdapterOptions, unk
 	]) {
 		if (fault !== undefined) faults.push(fault)
 	}
-	if (given.concurrency !== undefined && !isWithin(given.concurrency, 1, 65_535)) faults.push('concurrency must be a whole number from 1 to 65535')
-	if (given.poolSize !== undefined && !isWithin(given.poolSize, 1, 200)) faults.push('poolSize must be a whole number from 1 to 200')
+	if (given.concurrency !== undefined && !isWithin(given.concurrency, 1, 65_535))
+		faults.push('concurrency must be a whole number from 1 to 65535')
+	if (given.poolSize !== undefined && !isWithin(given.poolSize, 1, 200))
+		faults.push('poolSize must be a whole number from 1 to 200')
 	for (const name of ['leaseMs', 'drainMs', 'unrunnableLimitMs', 'stalledMs'] as const) {
 		const least = name === 'leaseMs' ? 500 : name === 'stalledMs' ? 1 : 0
-		if (given[name] !== undefined && !isWithin(given[name], least, 2 ** 31 - 1)) faults.push(`${name} must be a whole number of ms, at least ${least}`)
+		if (given[name] !== undefined && !isWithin(given[name], least, 2 ** 31 - 1))
+			faults.push(`${name} must be a whole number of ms, at least ${least}`)
 	}
 	if (faults.length > 0) throw new TypeError(`RabbitMqAdapter: ${faults.join('; ')}`)
 }
@@ -399,18 +476,51 @@ function isWithin(value: unknown, min: number, max: number): boolean {
 }
 
 function checkResume(input: unknown): asserts input is ResumeInput {
-	if (typeof input !== 'object' || input === null) throw new InvalidInputError('The run cannot be resumed', [{ path: '', message: 'must be an action, or an object' }])
+	if (typeof input !== 'object' || input === null)
+		throw new InvalidInputError('The run cannot be resumed', [
+			{ path: '', message: 'must be an action, or an object' },
+		])
 	const faults: Fault[] = []
 	for (const [name, value] of Object.entries(input)) {
-		if (!['nodeId', 'action', 'output'].includes(name)) faults.push({ path: `/${name}`, message: 'is unknown; expected nodeId, action and output' })
-		else if (name !== 'output' && value !== undefined && typeof value !== 'string') faults.push({ path: `/${name}`, message: 'must be text' })
+		if (!['nodeId', 'action', 'output'].includes(name))
+			faults.push({ path: `/${name}`, message: 'is unknown; expected nodeId, action and output' })
+		else if (name !== 'output' && value !== undefined && typeof value !== 'string')
+			faults.push({ path: `/${name}`, message: 'must be text' })
 	}
 	if (faults.length > 0) throw new InvalidInputError('The run cannot be resumed', faults)
 }
 
-type WorkerPart = Pick<WorkerOptions, 'concurrency' | 'leaseMs' | 'drainMs' | 'unrunnableLimitMs' | 'poolSize' | 'publicUrl' | 'webhookSecret' | 'name'>
+type WorkerPart = Pick<
+	WorkerOptions,
+	| 'concurrency'
+	| 'leaseMs'
+	| 'drainMs'
+	| 'unrunnableLimitMs'
+	| 'poolSize'
+	| 'publicUrl'
+	| 'webhookSecret'
+	| 'name'
+>
 
-function pickWorkerOptions({ concurrency, leaseMs, drainMs, unrunnableLimitMs, poolSize, publicUrl, webhookSecret, name }: WorkerPart): WorkerPart {
-	const given = { concurrency, leaseMs, drainMs, unrunnableLimitMs, poolSize, publicUrl, webhookSecret, name }
+function pickWorkerOptions({
+	concurrency,
+	leaseMs,
+	drainMs,
+	unrunnableLimitMs,
+	poolSize,
+	publicUrl,
+	webhookSecret,
+	name,
+}: WorkerPart): WorkerPart {
+	const given = {
+		concurrency,
+		leaseMs,
+		drainMs,
+		unrunnableLimitMs,
+		poolSize,
+		publicUrl,
+		webhookSecret,
+		name,
+	}
 	return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
 }

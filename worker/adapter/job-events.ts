@@ -18,13 +18,23 @@ export function announceEnqueued(broker: Broker, queueName: string, eventBus: IE
 		async publish(messages) {
 			const outcomes = await broker.publish(messages)
 			messages.forEach(({ exchange, routingKey, body }, position) => {
-				if (outcomes[position]?.status !== 'confirmed' || exchange !== undefined || routingKey !== queueName) return
+				if (
+					outcomes[position]?.status !== 'confirmed' ||
+					exchange !== undefined ||
+					routingKey !== queueName
+				)
+					return
 				const job = readJob(body)
 				if (job === undefined) return
 				const { blueprintId } = JSON.parse(body) as { blueprintId?: string }
 				tell(eventBus, {
 					type: 'job:enqueued',
-					payload: { runId: job.runId, blueprintId: blueprintId ?? '', nodeId: job.nodeId, queueName },
+					payload: {
+						runId: job.runId,
+						blueprintId: blueprintId ?? '',
+						nodeId: job.nodeId,
+						queueName,
+					},
 				})
 			})
 			return outcomes
@@ -55,12 +65,19 @@ export function announceProcessed(nodeEvents: IEventBus | undefined, jobEvents: 
 				case 'node:finish':
 					tell(jobEvents, {
 						type: 'job:processed',
-						payload: { ...jobOf(event.payload), duration: durationOf(nameOf(event.payload)), success: true },
+						payload: {
+							...jobOf(event.payload),
+							duration: durationOf(nameOf(event.payload)),
+							success: true,
+						},
 					})
 					break
 				case 'node:error':
 					starts.delete(nameOf(event.payload))
-					tell(jobEvents, { type: 'job:failed', payload: { ...jobOf(event.payload), error: event.payload.error } })
+					tell(jobEvents, {
+						type: 'job:failed',
+						payload: { ...jobOf(event.payload), error: event.payload.error },
+					})
 					break
 				default:
 					break
@@ -78,7 +95,11 @@ interface NodePayload {
 
 const nameOf = ({ executionId, nodeId }: NodePayload): string => JSON.stringify([executionId, nodeId])
 
-const jobOf = ({ executionId, blueprintId, nodeId }: NodePayload): { runId: string; blueprintId: string; nodeId: string } => ({
+const jobOf = ({
+	executionId,
+	blueprintId,
+	nodeId,
+}: NodePayload): { runId: string; blueprintId: string; nodeId: string } => ({
 	runId: executionId,
 	blueprintId,
 	nodeId,

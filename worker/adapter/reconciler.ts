@@ -49,12 +49,15 @@ export function createRabbitMqReconciler(options: RabbitMqReconcilerOptions): Ra
 	checkThreshold(stalledThresholdSeconds)
 	const fault = tableNameFault('statusTableName', options.statusTableName, 'flowcraft_statuses')
 	if (fault !== undefined) throw new TypeError(`createRabbitMqReconciler: ${fault}`)
-	if (options.pgClient !== undefined) throw new TypeError("createRabbitMqReconciler: pgClient is not taken: the adapter's databaseUrl is used")
+	if (options.pgClient !== undefined)
+		throw new TypeError(
+			"createRabbitMqReconciler: pgClient is not taken: the adapter's databaseUrl is used",
+		)
 
 	return {
 		async run() {
 			const stats = { stalledRuns: 0, reconciledRuns: 0, failedRuns: 0 }
-			for (let after = ''; ; ) {
+			for (let after = ''; ;) {
 				const page = await adapter.stalledRuns({ stalledThresholdSeconds, after, limit: PAGE_SIZE })
 				for (const runId of page) {
 					stats.stalledRuns += 1

@@ -84,7 +84,7 @@ export function createRabbitMqBroker(options: RabbitMqBrokerOptions): Broker {
 	const publisher = new Publisher({ ...settings, connection: publishing, topology })
 	const probe = new DepthProbe(publishing, topology, settings.depthTimeoutMs)
 	/** Made for the first subscription; most relays never have one. */
-	let consuming: { readonly connection: Connection; readonly topology: Topology } | undefined
+	let consuming: Connection | undefined
 	const subscriptions = new Set<RabbitMqSubscription>()
 	let closing: Promise<void> | undefined
 
@@ -103,7 +103,7 @@ export function createRabbitMqBroker(options: RabbitMqBrokerOptions): Broker {
 			...[...subscriptions].map((each) => each.close()),
 		])
 		probe.close()
-		await Promise.all([publishing.close(closeTimeoutMs), consuming?.connection.close(closeTimeoutMs)])
+		await Promise.all([publishing.close(closeTimeoutMs), consuming?.close(closeTimeoutMs)])
 	}
 
 	return {
@@ -114,15 +114,11 @@ export function createRabbitMqBroker(options: RabbitMqBrokerOptions): Broker {
 			if (!Number.isInteger(prefetch) || prefetch < 1 || prefetch > 0xffff) {
 				throw new TypeError(`prefetch must be an integer from 1 to 65535, not ${prefetch}`)
 			}
-			if (consuming === undefined) {
-				const connection = openConnection('consumer')
-				consuming = {
-					connection,
-					topology: borrowed === undefined ? new Topology(connection, settings) : topology,
-				}
-			}
+			consuming ??= openConnection('consumer')
+			topology.fallBackOn(consuming)
 			const subscription = new RabbitMqSubscription({
-				...consuming,
+				connection: consuming,
+				topology,
 				queue,
 				prefetch,
 				onDelivery,
@@ -146,7 +142,7 @@ export function createRabbitMqBroker(options: RabbitMqBrokerOptions): Broker {
 
 		isConnected() {
 			if (publishing.model === undefined || publishing.blockedReason !== undefined) return false
-			return subscriptions.size === 0 || consuming?.connection.model !== undefined
+			return subscriptions.size === 0 || consuming?.model !== undefined
 		},
 
 		close: () => (closing ??= close()),

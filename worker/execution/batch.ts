@@ -41,7 +41,7 @@ export async function scatter(node: NodeDefinition, claimed: ClaimedNode, input:
 	const batch: Batch = { scatterId: node.id, batchId, workerUsesKey, chunkSize, total: items.length }
 	for (const [position, item] of items.entries()) await context.set(itemKey(batch, position), item)
 	await context.set(`_batch.${gatherNodeId}`, batch)
-	const dynamicNodes = await nextChunk(batch, gatherNodeId, 0, [], context)
+	const dynamicNodes = await nextChunk(batch, gatherNodeId, 0, context)
 	return { output: { gatherNodeId, hasMore: dynamicNodes.length < items.length }, dynamicNodes }
 }
 
@@ -49,34 +49,30 @@ export async function scatter(node: NodeDefinition, claimed: ClaimedNode, input:
 export async function gather(node: NodeDefinition, context: BufferedContext): Promise<Gathered> {
 	const batch = (await context.get(`_batch.${node.id}`)) as Batch | undefined
 	if (batch === undefined) throw fatal(node, `Batch-gather node '${node.id}' has no batch to gather: no scatter names it.`)
-	const workerIds = ((await context.get(`${node.id}_allWorkerIds`)) ?? []) as string[]
-	if (workerIds.length < batch.total) {
-		return { type: 'more', dynamicNodes: await nextChunk(batch, node.id, workerIds.length, workerIds, context) }
-	}
+	const cursor = Number((await context.get(`${batch.scatterId}_currentIndex`)) ?? 0)
+	if (cursor < batch.total) return { type: 'more', dynamicNodes: await nextChunk(batch, node.id, cursor, context) }
+	const workerIds = Array.from({ length: batch.total }, (_, position) => workerId(batch, position))
 	const outputs = await context.pick(workerIds.map((id) => `_outputs.${id}`))
 	const results = workerIds.map((id) => outputs[`_outputs.${id}`]).filter((output) => output !== undefined)
 	const outputKey: unknown = node.params?.['outputKey']
+	await context.set(`${node.id}_allWorkerIds`, workerIds)
 	if (typeof outputKey === 'string') await context.set(outputKey, results)
 	return { type: 'done', results }
 }
 
-async function nextChunk(
-	batch: Batch,
-	gatherId: string,
-	from: number,
-	before: readonly string[],
-	context: BufferedContext,
-): Promise<NodeDefinition[]> {
+/** Its cost is that of its items: what grows with the batch is written once, at its end. */
+async function nextChunk(batch: Batch, gatherId: string, from: number, context: BufferedContext): Promise<NodeDefinition[]> {
 	const to = Math.min(from + batch.chunkSize, batch.total)
 	const nodes: NodeDefinition[] = []
 	for (let position = from; position < to; position++) {
-		nodes.push({ id: `${batch.workerUsesKey}_${batch.batchId}_${position}`, uses: batch.workerUsesKey, inputs: itemKey(batch, position) })
+		nodes.push({ id: workerId(batch, position), uses: batch.workerUsesKey, inputs: itemKey(batch, position) })
 	}
 	await context.set(`${batch.scatterId}_currentIndex`, to)
 	await context.set(`${gatherId}_hasMore`, to < batch.total)
-	await context.set(`${gatherId}_allWorkerIds`, [...before, ...nodes.map(({ id }) => id)])
 	return nodes
 }
+
+const workerId = ({ workerUsesKey, batchId }: Batch, position: number): string => `${workerUsesKey}_${batchId}_${position}`
 
 const itemKey = ({ scatterId, batchId }: Batch, position: number): string => `_batch.${scatterId}_${batchId}_item_${position}`
 

@@ -87,6 +87,7 @@ export function createDependencies(
 		workflowState: state,
 		idempotencyKey: idempotencyKeyOf(claimed),
 		attempt: claimed.attempt,
+		traceparent: claimed.traceparent ?? undefined,
 		step,
 	}
 }

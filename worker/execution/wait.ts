@@ -23,8 +23,16 @@ import { lookUp } from './node-input.js'
 export class NodeWaitTimeoutError extends Error {
 	constructor(nodeId: string, wait: Readonly<Record<string, unknown>>) {
 		const { eventName, timeoutMs, wakeUpAt } = wait
-		const what = typeof eventName === 'string' ? `Event '${eventName}', which node '${nodeId}' waits for, did not come` : `Nobody resumed node '${nodeId}'`
-		const limit = typeof timeoutMs === 'number' ? ` within ${timeoutMs} ms` : typeof wakeUpAt === 'string' ? ` before ${wakeUpAt}` : ' in time'
+		const what =
+			typeof eventName === 'string'
+				? `Event '${eventName}', which node '${nodeId}' waits for, did not come`
+				: `Nobody resumed node '${nodeId}'`
+		const limit =
+			typeof timeoutMs === 'number'
+				? ` within ${timeoutMs} ms`
+				: typeof wakeUpAt === 'string'
+					? ` before ${wakeUpAt}`
+					: ' in time'
 		super(what + limit)
 		this.name = 'NodeWaitTimeoutError'
 	}
@@ -36,12 +44,20 @@ export interface Wait {
 }
 
 /** @throws FlowcraftError, fatal: another attempt would read the same */
-export async function readWait(node: NodeDefinition, graph: BlueprintGraph, input: unknown, context: BufferedContext): Promise<Wait> {
+export async function readWait(
+	node: NodeDefinition,
+	graph: BlueprintGraph,
+	input: unknown,
+	context: BufferedContext,
+): Promise<Wait> {
 	return { timeoutMs: timeoutOf(node), event: await eventOf(node, graph, input, context) }
 }
 
 /** What `workflowState.markAsAwaiting` was told to wait for. @throws FlowcraftError, fatal */
-export function eventOfDetails(nodeId: string, { eventName, correlationKey }: Readonly<Record<string, unknown>>): AwaitedEvent | undefined {
+export function eventOfDetails(
+	nodeId: string,
+	{ eventName, correlationKey }: Readonly<Record<string, unknown>>,
+): AwaitedEvent | undefined {
 	if (eventName === undefined) return undefined
 	return checked(nodeId, eventName, correlationKey)
 }
@@ -50,27 +66,44 @@ function timeoutOf(node: NodeDefinition): number | undefined {
 	const timeout: unknown = node.params?.['timeout']
 	if (timeout === undefined) return undefined
 	const timeoutMs = parseDuration(timeout)
-	if (timeoutMs === undefined) throw invalid(node.id, `has the invalid timeout ${JSON.stringify(timeout)}: expected ${DURATION_FORMS}`)
+	if (timeoutMs === undefined)
+		throw invalid(
+			node.id,
+			`has the invalid timeout ${JSON.stringify(timeout)}: expected ${DURATION_FORMS}`,
+		)
 	return timeoutMs
 }
 
-async function eventOf(node: NodeDefinition, graph: BlueprintGraph, input: unknown, context: BufferedContext): Promise<AwaitedEvent | undefined> {
+async function eventOf(
+	node: NodeDefinition,
+	graph: BlueprintGraph,
+	input: unknown,
+	context: BufferedContext,
+): Promise<AwaitedEvent | undefined> {
 	const { eventName, correlationKey, correlationKeyFrom, webhookNodeId } = node.params ?? {}
 	const pairedId = webhookNodeId ?? pairedWebhook(eventName, graph)
 	if (pairedId !== undefined) {
 		const webhook: unknown = await context.get(`_outputs.${String(pairedId)}`)
-		if (!hasEvent(webhook)) throw invalid(node.id, `waits for the webhook of node '${String(pairedId)}', which has given out none`)
+		if (!hasEvent(webhook))
+			throw invalid(
+				node.id,
+				`waits for the webhook of node '${String(pairedId)}', which has given out none`,
+			)
 		return { name: webhook.event }
 	}
 	if (eventName !== undefined) {
 		if (correlationKeyFrom === undefined) return checked(node.id, eventName, correlationKey)
-		if (correlationKey !== undefined) throw invalid(node.id, 'has both correlationKey and correlationKeyFrom')
+		if (correlationKey !== undefined)
+			throw invalid(node.id, 'has both correlationKey and correlationKeyFrom')
 		const reference = String(correlationKeyFrom)
 		const [key] = await lookUp([reference], context)
-		if (key === undefined || key === null) throw invalid(node.id, `takes its correlation key from '${reference}', which has no value`)
+		if (key === undefined || key === null)
+			throw invalid(node.id, `takes its correlation key from '${reference}', which has no value`)
 		return checked(node.id, eventName, key)
 	}
-	return hasEvent(input) && 'url' in input && input.event.startsWith(WEBHOOK_EVENT_PREFIX) ? { name: input.event } : undefined
+	return hasEvent(input) && 'url' in input && input.event.startsWith(WEBHOOK_EVENT_PREFIX)
+		? { name: input.event }
+		: undefined
 }
 
 /** The webhook node that an event is named after. */
@@ -82,13 +115,21 @@ function pairedWebhook(eventName: unknown, graph: BlueprintGraph): string | unde
 
 /** Keys are compared as text: 7 and '7' are the same order. */
 function checked(nodeId: string, name: unknown, key: unknown): AwaitedEvent {
-	if (typeof name !== 'string') throw invalid(nodeId, `has the invalid eventName ${JSON.stringify(name)}: expected text`)
+	if (typeof name !== 'string')
+		throw invalid(nodeId, `has the invalid eventName ${JSON.stringify(name)}: expected text`)
 	if (key !== undefined && typeof key !== 'string' && typeof key !== 'number' && typeof key !== 'boolean') {
-		throw invalid(nodeId, `has a correlation key that is neither text nor a number: ${JSON.stringify(key).slice(0, 100)}`)
+		throw invalid(
+			nodeId,
+			`has a correlation key that is neither text nor a number: ${JSON.stringify(key).slice(0, 100)}`,
+		)
 	}
 	const event = { name, ...(key === undefined ? {} : { key: String(key) }) }
 	const faults = name.startsWith(WEBHOOK_EVENT_PREFIX) ? [] : eventFaults(event)
-	if (faults.length > 0) throw invalid(nodeId, `waits for an event that cannot come: ${faults.map(({ path, message }) => `its ${path.slice(1)} ${message}`).join(', ')}`)
+	if (faults.length > 0)
+		throw invalid(
+			nodeId,
+			`waits for an event that cannot come: ${faults.map(({ path, message }) => `its ${path.slice(1)} ${message}`).join(', ')}`,
+		)
 	return event
 }
 

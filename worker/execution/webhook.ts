@@ -2,11 +2,16 @@
 import { FlowcraftError, type NodeDefinition } from 'flowcraft'
 import type { ClaimedNode } from '../../src/claim/claim.js'
 import type { Executor } from '../../src/db/query.js'
-import { DEFAULT_WEBHOOK_EXPIRES_MS, deriveWebhook, registerWebhook, sharedWebhookSecret } from '../../src/run/webhooks.js'
+import {
+	DEFAULT_WEBHOOK_EXPIRES_MS,
+	deriveWebhook,
+	registerWebhook,
+	sharedWebhookSecret,
+} from '../../src/run/webhooks.js'
 import { DURATION_FORMS, parseDuration } from './duration.js'
 
 /** Where the functions listen unless they are told otherwise. */
-export const DEFAULT_PUBLIC_URL = 'http://127.0.0.1:3000'
+const DEFAULT_PUBLIC_URL = 'http://127.0.0.1:3000'
 
 /** What a webhook node returns; whoever has the URL may use it. */
 export interface WebhookOutput {
@@ -32,10 +37,20 @@ export function createWebhookUrls(db: Executor, options: WebhookOptions): Webhoo
 	const base = (options.publicUrl ?? DEFAULT_PUBLIC_URL).replace(/\/+$/, '')
 	let known: string | undefined = options.webhookSecret
 	const secret = async (): Promise<string> => (known ??= await sharedWebhookSecret(db))
-	const outputOf = ({ token, event }: { token: string; event: string }): WebhookOutput => ({ url: `${base}/webhooks/${token}`, event })
+	const outputOf = ({ token, event }: { token: string; event: string }): WebhookOutput => ({
+		url: `${base}/webhooks/${token}`,
+		event,
+	})
 	return {
 		async derive({ key, attempt }) {
-			const webhook = await deriveWebhook(await secret(), ['node', key.runId, key.nodeId, key.generation, key.recovers, attempt])
+			const webhook = await deriveWebhook(await secret(), [
+				'node',
+				key.runId,
+				key.nodeId,
+				key.generation,
+				key.recovers,
+				attempt,
+			])
 			return { output: outputOf(webhook), hash: webhook.hash }
 		},
 		register: async (runId, nodeId) => outputOf(await registerWebhook(db, await secret(), runId, nodeId)),
@@ -48,8 +63,11 @@ export function webhookExpiry(node: NodeDefinition): number {
 	if (expiresIn === undefined) return DEFAULT_WEBHOOK_EXPIRES_MS
 	const ms = parseDuration(expiresIn)
 	if (ms !== undefined) return ms
-	throw new FlowcraftError(`Webhook node '${node.id}' has the invalid expiresIn ${JSON.stringify(expiresIn)}: expected ${DURATION_FORMS}`, {
-		nodeId: node.id,
-		isFatal: true,
-	})
+	throw new FlowcraftError(
+		`Webhook node '${node.id}' has the invalid expiresIn ${JSON.stringify(expiresIn)}: expected ${DURATION_FORMS}`,
+		{
+			nodeId: node.id,
+			isFatal: true,
+		},
+	)
 }

@@ -90,8 +90,7 @@ export function createRelay(options: RelayOptions): Relay {
 				counts.alreadyDelivered += 1
 				done.push(row.id)
 			} else if (row.kind === 'child') {
-				await refreshChild(db, row.key)
-				done.push(row.id)
+				settle(row, await refresh(row), done, failed)
 			} else {
 				toPublish.push(row)
 			}
@@ -103,9 +102,19 @@ export function createRelay(options: RelayOptions): Relay {
 		return rows.length
 	}
 
+	/** Nothing to publish: the parent's counters follow its child. What fails comes back later, as a message does. */
+	async function refresh(row: OutboxRow): Promise<PublishOutcome> {
+		try {
+			await withDeadline('Refreshing a child', QUERY_DEADLINE_MS, refreshChild(db, row.key))
+			return { status: 'confirmed' }
+		} catch (error) {
+			return { status: 'failed', reason: error instanceof Error ? error.message : String(error) }
+		}
+	}
+
 	function settle(row: OutboxRow, outcome: PublishOutcome | undefined, done: string[], failed: FailedPublication[]): void {
 		if (outcome?.status === 'confirmed') {
-			counts.published += 1
+			if (row.kind !== 'child') counts.published += 1
 			done.push(row.id)
 			return
 		}

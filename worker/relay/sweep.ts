@@ -4,7 +4,7 @@
  */
 import { withDeadline } from '../../src/db/errors.js'
 import type { Executor } from '../../src/db/query.js'
-import { sweepExpired, sweepLost, sweepRuns, sweepWorkers } from '../../src/outbox/sweep.js'
+import { sweepExpired, sweepGenerations, sweepLost, sweepRuns, sweepWorkers } from '../../src/outbox/sweep.js'
 import type { Broker } from '../../src/ports/broker.js'
 import type { Logger } from '../../src/ports/logger.js'
 
@@ -38,6 +38,12 @@ const MAX_ROWS = 500
 const RUNS_PER_TICK = 100
 /** A run that was changed more recently is left alone by the check; in ms. */
 const QUIET_MS = 60_000
+/** Every so many ticks, old turns of loops go: of so many runs, until so many nodes are gone. */
+const GENERATIONS_EVERY_TICKS = 10
+const GENERATION_RUNS = 500
+const GENERATION_ROWS = 20_000
+/** Turns of a loop whose history is kept, for each node in it, while the run is live. */
+const KEEP_GENERATIONS = 100
 /** Every so many ticks, what has been kept for its time goes. */
 const EXPIRY_EVERY_TICKS = 60
 /** Rows of workers that are gone are shown for so long, in ms. */
@@ -46,6 +52,7 @@ const KEEP_WORKERS_MS = 60 * 60_000
 export function createSweep({ db, broker, logger, queue, stalledMs }: SweepOptions): Sweep {
 	let ticks = 0
 	let after = ''
+	let afterGenerations = ''
 
 	return {
 		async tick() {
@@ -64,6 +71,16 @@ export function createSweep({ db, broker, logger, queue, stalledMs }: SweepOptio
 			const { repaired, next } = await withDeadline('Checking runs', QUERY_DEADLINE_MS, sweepRuns(db, after, RUNS_PER_TICK, QUIET_MS))
 			after = next ?? ''
 			for (const runId of repaired) logger.error('Defect: the counters of a run did not agree with its nodes and were set right', { runId })
+
+			if (ticks % GENERATIONS_EVERY_TICKS === 0) {
+				const swept = await withDeadline(
+					'Deleting old turns of loops',
+					QUERY_DEADLINE_MS,
+					sweepGenerations(db, afterGenerations, GENERATION_RUNS, KEEP_GENERATIONS, GENERATION_ROWS),
+				)
+				afterGenerations = swept.next ?? ''
+				if (swept.deleted > 0) logger.debug('Old turns of loops were deleted', { nodes: swept.deleted })
+			}
 
 			if (ticks++ % EXPIRY_EVERY_TICKS === 0) {
 				await withDeadline('Deleting what has expired', QUERY_DEADLINE_MS, sweepExpired(db, KEEP_WORKERS_MS))

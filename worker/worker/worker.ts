@@ -15,11 +15,13 @@ import { markDraining, markStopped, registerWorker } from '../../src/claim/worke
 import { createDatabase } from '../../src/db/client.js'
 import { withDeadline } from '../../src/db/errors.js'
 import { type Loop, runLoop, withJitter } from '../../src/loop.js'
+import { answers } from '../../src/db/query.js'
 import { readJob } from '../../src/outbox/message.js'
 import type { NodeKey } from '../../src/plan/node-key.js'
 import type { Broker, Delivery, Subscription } from '../../src/ports/broker.js'
 import type { Doorbell } from '../../src/ports/doorbell.js'
 import type { Logger } from '../../src/ports/logger.js'
+import { VERSION } from '../../src/version.js'
 import { ClaimLostError, RunCancelledError, WorkerDrainingError } from '../execution/aborts.js'
 import { toError } from '../execution/attempt.js'
 import { type ExecutionEngine, failNode, runNode } from '../execution/run-node.js'
@@ -64,6 +66,8 @@ export interface Worker {
 	start(): Promise<void>
 	/** Idempotent. */
 	stop(): Promise<void>
+	/** Whether it can claim: it is registered, and Postgres answers. */
+	isReady(): Promise<boolean>
 	/** Nodes that run right now. */
 	running(): number
 	/** Nodes that this process has executed since its start, by what became of them. */
@@ -311,7 +315,7 @@ export function createWorker(options: WorkerOptions): Worker {
 
 	async function register(): Promise<void> {
 		workerId = crypto.randomUUID()
-		await registerWorker(db, { workerId, name, version: '', queues: [queue], slots: concurrency, offers: [...offers], leaseMs })
+		await registerWorker(db, { workerId, name, version: VERSION, queues: [queue], slots: concurrency, offers: [...offers], leaseMs })
 		heartbeat = startHeartbeat({ databaseUrl: options.databaseUrl, workerId, leaseMs, logger, onLost: () => void beginAgain() })
 	}
 
@@ -372,6 +376,7 @@ export function createWorker(options: WorkerOptions): Worker {
 			return stopping
 		},
 
+		isReady: async () => subscription !== undefined && stopping === undefined && answers(db),
 		running: () => running.size,
 		counts: () => counts,
 	}

@@ -220,7 +220,7 @@ CREATE TABLE "flowcraft_workers" (
 );
 --> statement-breakpoint
 ALTER TABLE "flowcraft_blueprint_heads" ADD CONSTRAINT "flowcraft_blueprint_heads_blueprint_id_hash_flowcraft_blueprints_blueprint_id_hash_fk" FOREIGN KEY ("blueprint_id","hash") REFERENCES "public"."flowcraft_blueprints"("blueprint_id","hash") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
-CREATE INDEX "flowcraft_attempts_run" ON "flowcraft_attempts" USING btree ("run_id");--> statement-breakpoint
+CREATE INDEX "flowcraft_attempts_run" ON "flowcraft_attempts" USING btree ("run_id","node_id");--> statement-breakpoint
 CREATE INDEX "flowcraft_blueprints_version" ON "flowcraft_blueprints" USING btree ("blueprint_id","version");--> statement-breakpoint
 CREATE INDEX "flowcraft_idempotency_keys_expiry" ON "flowcraft_idempotency_keys" USING btree ("expires_at");--> statement-breakpoint
 CREATE INDEX "flowcraft_kept_events_name" ON "flowcraft_kept_events" USING btree ("name","key");--> statement-breakpoint
@@ -230,6 +230,7 @@ CREATE INDEX "flowcraft_nodes_running" ON "flowcraft_nodes" USING btree ("worker
 CREATE INDEX "flowcraft_nodes_due" ON "flowcraft_nodes" USING btree ("due_at") WHERE state = 'waiting' and due_at is not null;--> statement-breakpoint
 CREATE INDEX "flowcraft_nodes_event" ON "flowcraft_nodes" USING btree ("wait_event","wait_key") WHERE state = 'waiting' and wait_event is not null;--> statement-breakpoint
 CREATE INDEX "flowcraft_nodes_child" ON "flowcraft_nodes" USING btree ("child_run_id") WHERE state = 'child';--> statement-breakpoint
+CREATE INDEX "flowcraft_nodes_turns" ON "flowcraft_nodes" USING btree ("run_id","node_id","generation") WHERE generation <> '';--> statement-breakpoint
 CREATE INDEX "flowcraft_nodes_dead_letters" ON "flowcraft_nodes" USING btree ("finished_at") WHERE dead_letter is not null;--> statement-breakpoint
 CREATE INDEX "flowcraft_outbox_due" ON "flowcraft_outbox" USING btree ("due_at");--> statement-breakpoint
 CREATE INDEX "flowcraft_outbox_node" ON "flowcraft_outbox" USING btree ("run_id","node_id");--> statement-breakpoint

@@ -180,8 +180,8 @@ BEGIN
 		RETURNING s.run_id, s.status, c.old_status, s.reason, s.finished_at,
 			s.parent_run_id, s.parent_node_id, s.parent_generation, s.parent_recovers
 	), history AS (
-		INSERT INTO flowcraft_transitions (run_id, status, reason)
-		SELECT c.run_id, c.status, c.reason FROM changed c WHERE c.status <> c.old_status
+		INSERT INTO flowcraft_transitions (recorded_at, run_id, status, reason)
+		SELECT v_now, c.run_id, c.status, c.reason FROM changed c WHERE c.status <> c.old_status
 	), told AS (
 		INSERT INTO flowcraft_outbox (kind, run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
 		SELECT CASE WHEN c.finished_at IS NULL THEN 'child' ELSE 'job' END,
@@ -208,6 +208,11 @@ DECLARE
 	v_now timestamptz := clock_timestamp();
 	v_start_nodes text[];
 	v_version text;
+	-- A child that a paused run starts, since its node was running already, begins paused too.
+	v_status text := CASE
+		WHEN EXISTS (SELECT FROM flowcraft_statuses s WHERE s.run_id = p_parent_run AND s.status = 'paused') THEN 'paused'
+		ELSE 'running'
+	END;
 BEGIN
 	SELECT b.start_nodes, b.version INTO STRICT v_start_nodes, v_version
 	FROM flowcraft_blueprints b WHERE b.blueprint_id = p_blueprint AND b.hash = p_hash;
@@ -215,7 +220,7 @@ BEGIN
 	INSERT INTO flowcraft_statuses (run_id, status, blueprint_id, blueprint_hash, blueprint_version, pins, live_count,
 		tags, traceparent, deadline_at, parent_run_id, parent_node_id, parent_generation, parent_recovers, depth,
 		created_at, updated_at)
-	VALUES (p_run, 'running', p_blueprint, p_hash, v_version, p_pins, cardinality(v_start_nodes),
+	VALUES (p_run, v_status, p_blueprint, p_hash, v_version, p_pins, cardinality(v_start_nodes),
 		p_tags, p_traceparent, p_deadline, p_parent_run, p_parent_node, p_parent_generation, p_parent_recovers, p_depth,
 		v_now, v_now)
 	ON CONFLICT (run_id) DO NOTHING;
@@ -223,7 +228,7 @@ BEGIN
 		RETURN false;
 	END IF;
 
-	INSERT INTO flowcraft_transitions (run_id, status) VALUES (p_run, 'running');
+	INSERT INTO flowcraft_transitions (run_id, status) VALUES (p_run, v_status);
 
 	INSERT INTO flowcraft_contexts (run_id, key, value, seq)
 	SELECT p_run, entry.key, entry.value, 0 FROM unnest(p_keys, p_values) AS entry(key, value);
@@ -676,8 +681,8 @@ BEGIN
 		FROM finished f WHERE f.due_at IS NOT NULL
 		RETURNING 1
 	), superseded AS (
-		INSERT INTO flowcraft_attempts (run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
-		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.attempt - 1, 'failed', f.worker_id, f.claimed_at, f.error
+		INSERT INTO flowcraft_attempts (recorded_at, run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
+		SELECT v_now, f.run_id, f.node_id, f.generation, f.recovers, f.attempt - 1, 'failed', f.worker_id, f.claimed_at, f.error
 		FROM finished f WHERE f.outcome = 'retry'
 	)
 	SELECT array_agg(f.ix), array_agg(f.run_id),
@@ -766,6 +771,22 @@ BEGIN
 		v_runs := v_runs || v_more_runs;
 		v_live := v_live || v_more_counts;
 		emitted := emitted + v_emitted;
+
+		-- A fallback that has failed before, and was set aside for a retry of its node (`66_retry_run.sql`), runs again.
+		IF EXISTS (SELECT FROM unnest(p_next_recovers) AS r WHERE r <> '') THEN
+			SELECT coalesce(array_agg(begun.run_id), '{}') INTO v_more_runs
+			FROM (
+				SELECT array_agg(p_runs[x.ix]) AS runs, array_agg(x.node_id) AS nodes, array_agg(x.generation) AS generations,
+					array_agg(x.recovers) AS recovers
+				FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers) AS x(ix, node_id, generation, recovers)
+				WHERE x.ix = ANY (committed) AND x.recovers <> ''
+			) AS wanted
+			CROSS JOIN LATERAL flowcraft_begin_attempt(wanted.runs, wanted.nodes, wanted.generations, wanted.recovers, 'cancelled')
+				AS begun(run_id);
+			v_runs := v_runs || v_more_runs;
+			v_live := v_live || array_fill(1, ARRAY[cardinality(v_more_runs)]);
+			emitted := emitted + cardinality(v_more_runs);
+		END IF;
 	END IF;
 
 	-- 5. Joins that wait for more. Before the arrivals, so that none of them completes a join that is still growing.
@@ -999,6 +1020,25 @@ BEGIN
 END $$;
 --> statement-breakpoint
 -- installed from: 60_cancel_run.sql
+-- The run and its live descendants, locked: parents before children, one generation of runs after the other, each
+-- sorted by id. The caller has locked p_run itself.
+CREATE OR REPLACE FUNCTION flowcraft_lock_descendants(p_run text) RETURNS text[]
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+	v_runs text[] := '{}';
+	v_level text[] := ARRAY[p_run];
+BEGIN
+	WHILE cardinality(v_level) > 0 LOOP
+		v_runs := v_runs || v_level;
+		SELECT coalesce(array_agg(child.run_id), '{}') INTO v_level FROM (
+			SELECT s.run_id FROM flowcraft_statuses s
+			WHERE s.parent_run_id = ANY (v_level) AND s.finished_at IS NULL
+			ORDER BY s.run_id FOR NO KEY UPDATE
+		) AS child;
+	END LOOP;
+	RETURN v_runs;
+END $$;
+
 -- Cancels a run and all its descendants: what waits or is queued never starts, what runs loses its claim, timers and
 -- queued messages go. Outcomes: `cancelled`; `final`, it had ended before, in the returned status; `unknown`.
 -- `cancelled` lists the runs, for the doorbell that makes workers abort what they run.
@@ -1009,7 +1049,6 @@ LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
 	v_now timestamptz;
-	v_level text[] := ARRAY[p_run];
 	v_parent record;
 BEGIN
 	cancelled := '{}';
@@ -1022,15 +1061,7 @@ BEGIN
 		RETURN;
 	END IF;
 
-	-- Parents before children: one generation of runs after the other, each sorted by id.
-	WHILE cardinality(v_level) > 0 LOOP
-		cancelled := cancelled || v_level;
-		SELECT coalesce(array_agg(child.run_id), '{}') INTO v_level FROM (
-			SELECT s.run_id FROM flowcraft_statuses s
-			WHERE s.parent_run_id = ANY (v_level) AND s.finished_at IS NULL
-			ORDER BY s.run_id FOR NO KEY UPDATE
-		) AS child;
-	END LOOP;
+	cancelled := flowcraft_lock_descendants(p_run);
 	v_now := clock_timestamp();
 
 	PERFORM FROM flowcraft_nodes n
@@ -1045,8 +1076,8 @@ BEGIN
 		reason = CASE WHEN s.run_id = p_run THEN p_reason ELSE 'The parent run was cancelled' END,
 		updated_at = v_now, finished_at = v_now
 	WHERE s.run_id = ANY (cancelled);
-	INSERT INTO flowcraft_transitions (run_id, status, reason)
-	SELECT s.run_id, s.status, s.reason FROM flowcraft_statuses s WHERE s.run_id = ANY (cancelled);
+	INSERT INTO flowcraft_transitions (recorded_at, run_id, status, reason)
+	SELECT v_now, s.run_id, s.status, s.reason FROM flowcraft_statuses s WHERE s.run_id = ANY (cancelled);
 
 	-- A parent that is not cancelled with it has to hear of it.
 	INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
@@ -1303,6 +1334,295 @@ BEGIN
 	outcome := 'received';
 END $$;
 --> statement-breakpoint
+-- installed from: 65_pause_run.sql
+-- Pausing: nothing of the run that is queued, due or resumed starts any more, what runs may finish. Only the run's
+-- status says so: claims and the sweep look at it, messages that come meanwhile are dropped, and unpausing emits again
+-- whatever could run by then. A claim that was under way when the pause committed counts as one before it.
+
+-- Leaves word for a run's parent: it counts whether its child waits, and a paused child does not.
+CREATE OR REPLACE FUNCTION flowcraft_tell_parent(p_run text) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+	INSERT INTO flowcraft_outbox (kind, run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+	SELECT 'child', s.parent_run_id, s.parent_node_id, s.parent_generation, s.parent_recovers,
+		parent.blueprint_id, parent.traceparent, clock_timestamp()
+	FROM flowcraft_statuses s JOIN flowcraft_statuses parent ON parent.run_id = s.parent_run_id
+	WHERE s.run_id = p_run
+$$;
+
+-- Pauses a run and its live descendants; children that start later start paused (`flowcraft_insert_run`).
+-- Outcomes: `paused`; `unchanged`, it was paused before; `final`, it has ended; `unknown`.
+CREATE OR REPLACE FUNCTION flowcraft_pause_run(p_run text, OUT outcome text, OUT status text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz;
+	v_runs text[];
+BEGIN
+	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	outcome := CASE
+		WHEN NOT FOUND THEN 'unknown'
+		WHEN status = 'paused' THEN 'unchanged'
+		WHEN status NOT IN ('running', 'awaiting') THEN 'final'
+	END;
+	IF outcome IS NOT NULL THEN
+		RETURN;
+	END IF;
+	v_runs := flowcraft_lock_descendants(p_run);
+	v_now := clock_timestamp();
+
+	WITH paused AS (
+		UPDATE flowcraft_statuses s SET status = 'paused', updated_at = v_now
+		WHERE s.run_id = ANY (v_runs) AND s.status <> 'paused'
+		RETURNING s.run_id
+	)
+	INSERT INTO flowcraft_transitions (recorded_at, run_id, status) SELECT v_now, p.run_id, 'paused' FROM paused p;
+	PERFORM flowcraft_tell_parent(p_run);
+	outcome := 'paused';
+	status := 'paused';
+END $$;
+
+-- Lets a paused run and its live descendants go on: their statuses follow from their counters again, and what could
+-- run gets a message: ready nodes, timers, nodes whose child has ended. Messages that a relay has in hand may have been
+-- dropped already, so only those that nobody has taken yet count; of two messages one dies at the claim.
+-- Outcomes: `unpaused`; `unchanged`, it was not paused; `parent_paused`, p_run's parent `parent` is: unpausing begins
+-- there; `final`; `unknown`.
+CREATE OR REPLACE FUNCTION flowcraft_unpause_run(p_run text, OUT outcome text, OUT status text, OUT parent text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz;
+	v_runs text[];
+	v_depth int;
+BEGIN
+	-- Never changes. The parent is locked first, as everywhere: it may be about to be paused.
+	SELECT s.parent_run_id INTO parent FROM flowcraft_statuses s WHERE s.run_id = p_run;
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = parent FOR NO KEY UPDATE;
+	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	outcome := CASE
+		WHEN NOT FOUND THEN 'unknown'
+		WHEN status IN ('running', 'awaiting') THEN 'unchanged'
+		WHEN status <> 'paused' THEN 'final'
+		WHEN EXISTS (SELECT FROM flowcraft_statuses s WHERE s.run_id = parent AND s.status = 'paused') THEN 'parent_paused'
+	END;
+	IF outcome IS NOT NULL THEN
+		RETURN;
+	END IF;
+	v_runs := flowcraft_lock_descendants(p_run);
+	v_now := clock_timestamp();
+
+	-- 1. Children before parents: a run awaits only if its children do, and a child may have changed while it was paused.
+	FOR v_depth IN
+		SELECT DISTINCT s.depth FROM flowcraft_statuses s WHERE s.run_id = ANY (v_runs) ORDER BY s.depth DESC
+	LOOP
+		WITH heard AS (
+			UPDATE flowcraft_nodes n SET child_status = child.status
+			FROM flowcraft_statuses s, flowcraft_nodes was, flowcraft_statuses child
+			WHERE s.run_id = ANY (v_runs) AND s.depth = v_depth
+				AND was.run_id = s.run_id AND was.state = 'child' AND child.run_id = was.child_run_id
+				AND was.child_status IS DISTINCT FROM child.status
+				AND n.run_id = was.run_id AND n.node_id = was.node_id AND n.generation = was.generation AND n.recovers = was.recovers
+			RETURNING n.run_id, (child.status = 'awaiting')::int - coalesce(was.child_status = 'awaiting', false)::int AS waiting
+		), counted AS (
+			SELECT h.run_id, sum(h.waiting)::int AS waiting FROM heard h GROUP BY h.run_id
+		), unpaused AS (
+			UPDATE flowcraft_statuses s SET
+				waiting_count = s.waiting_count + coalesce(c.waiting, 0),
+				commit_seq = s.commit_seq + 1,
+				status = CASE WHEN s.waiting_count + coalesce(c.waiting, 0) = s.live_count THEN 'awaiting' ELSE 'running' END,
+				updated_at = v_now
+			FROM flowcraft_statuses was LEFT JOIN counted c ON c.run_id = was.run_id
+			WHERE was.run_id = ANY (v_runs) AND was.depth = v_depth AND s.run_id = was.run_id
+			RETURNING s.run_id, s.status
+		)
+		INSERT INTO flowcraft_transitions (recorded_at, run_id, status) SELECT v_now, u.run_id, u.status FROM unpaused u;
+	END LOOP;
+
+	-- 2. What could run, and what will once it is due.
+	WITH able AS (
+		SELECT n.run_id, n.node_id, n.generation, n.recovers,
+			greatest(v_now, CASE WHEN n.state <> 'child' THEN n.due_at END) AS due_at
+		FROM flowcraft_nodes n
+		WHERE n.run_id = ANY (v_runs)
+			AND (
+				n.state = 'ready' OR (n.state = 'waiting' AND n.due_at IS NOT NULL)
+				OR (n.state = 'child' AND EXISTS (
+					SELECT FROM flowcraft_statuses child WHERE child.run_id = n.child_run_id AND child.finished_at IS NOT NULL
+				))
+			)
+			AND NOT EXISTS (
+				SELECT FROM flowcraft_outbox o
+				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
+					AND o.kind = 'job' AND o.claim_token IS NULL
+			)
+		ORDER BY n.run_id, n.node_id, n.generation, n.recovers
+		FOR NO KEY UPDATE OF n
+	), emitted AS (
+		UPDATE flowcraft_nodes n SET emitted_at = a.due_at, reemits = 0
+		FROM able a
+		WHERE n.run_id = a.run_id AND n.node_id = a.node_id AND n.generation = a.generation AND n.recovers = a.recovers
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, a.due_at
+	)
+	INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+	SELECT e.run_id, e.node_id, e.generation, e.recovers, s.blueprint_id, s.traceparent, e.due_at
+	FROM emitted e JOIN flowcraft_statuses s ON s.run_id = e.run_id;
+
+	PERFORM flowcraft_tell_parent(p_run);
+	outcome := 'unpaused';
+	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run;
+END $$;
+--> statement-breakpoint
+-- installed from: 66_retry_run.sql
+-- Another attempt of failed nodes, by hand: while their siblings run, or after the run has failed, which opens it again.
+-- Nothing is planned here: a node becomes `ready`, and a worker goes on from it as from any other.
+--
+-- It is one more attempt, whatever `maxRetries` says. Its crashes are forgotten, its mark as a dead letter too, its saved
+-- steps are kept. A subflow's attempt gets a child run of its own.
+
+-- The fallbacks of a run's nodes, nearest or not, one row for each node that they stand in for.
+CREATE OR REPLACE FUNCTION flowcraft_fallbacks(p_run text) RETURNS TABLE (
+	failed_node text, failed_recovers text, node_id text, generation text, recovers text, state text
+)
+LANGUAGE sql STABLE ROWS 10 AS $$
+	SELECT failed.id,
+		coalesce('[' || (
+			SELECT string_agg(to_json(outer_one.id)::text, ',' ORDER BY outer_one.position)
+			FROM json_array_elements_text(n.recovers::json) WITH ORDINALITY AS outer_one(id, position)
+			WHERE outer_one.position > failed.position
+		) || ']', ''),
+		n.node_id::text, n.generation::text, n.recovers::text, n.state
+	FROM flowcraft_nodes n
+	CROSS JOIN LATERAL json_array_elements_text(n.recovers::json) WITH ORDINALITY AS failed(id, position)
+	WHERE n.run_id = p_run AND n.recovers <> ''
+$$;
+
+-- Begins another attempt of the given nodes as far as they are in p_state; the one before goes into the history. The
+-- caller has locked their runs and counts them as live. Returns the run of each node that is ready now.
+CREATE OR REPLACE FUNCTION flowcraft_begin_attempt(
+	p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_state text
+) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+	v_now timestamptz := clock_timestamp();
+BEGIN
+	RETURN QUERY
+	WITH superseded AS (
+		INSERT INTO flowcraft_attempts (recorded_at, run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
+		SELECT v_now, n.run_id, n.node_id, n.generation, n.recovers, n.attempt, 'failed', n.worker_id, n.claimed_at, n.error
+		FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS x(run_id, node_id, generation, recovers)
+		JOIN flowcraft_nodes n
+			ON n.run_id = x.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = x.recovers
+		WHERE n.state = p_state
+	), begun AS (
+		UPDATE flowcraft_nodes n SET state = 'ready', attempt = n.attempt + 1, crashes = 0, reemits = 0, emitted_at = v_now,
+			due_at = NULL, unrunnable_since = NULL, dead_letter = NULL, error = NULL, output = NULL, action = NULL,
+			wake = NULL, wait = NULL, wait_event = NULL, wait_key = NULL, resume = NULL, child_run_id = NULL, child_status = NULL,
+			worker_id = NULL, claimed_at = NULL, finished_seq = NULL, finished_at = NULL
+		FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS x(run_id, node_id, generation, recovers)
+		WHERE n.run_id = x.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = x.recovers
+			AND n.state = p_state
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
+		SELECT b.run_id, b.node_id, b.generation, b.recovers, s.blueprint_id, s.traceparent, v_now
+		FROM begun b JOIN flowcraft_statuses s ON s.run_id = b.run_id
+	)
+	SELECT b.run_id::text FROM begun b;
+END $$;
+
+-- Without p_node: every failed node that nothing else of its branch may yet recover. Of a node whose fallback has failed
+-- too, that is the fallback, and of several in a row the last one: when it completes, it stands in for the node as if it
+-- had never failed. With p_node: that node, in each of its generations that failed, or in p_generation alone and
+-- standing in for p_recovers. Failures of its fallbacks are set aside then (`cancelled`): they run again if the node
+-- fails again, and only then. A node and its fallback are never tried at once.
+--
+-- Outcomes: `retried`, and `nodes` are ready now; `unknown`; `child`, it is retried through `parent`; `cancelled`;
+-- `recovering`, the fallbacks `nodes` are under way; `not_failed`, and `nodes` have.
+CREATE OR REPLACE FUNCTION flowcraft_retry_run(
+	p_run text, p_node text, p_generation text, p_recovers text,
+	OUT outcome text, OUT status text, OUT nodes text[], OUT parent text
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+	v_run record;
+	v_nodes text[];
+	v_generations text[];
+	v_recovers text[];
+	v_aside int := 0;
+	v_begun int;
+BEGIN
+	nodes := '{}';
+	SELECT s.status, s.parent_run_id, s.finished_at INTO v_run FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	outcome := CASE
+		WHEN NOT FOUND THEN 'unknown'
+		WHEN v_run.status = 'cancelled' THEN 'cancelled'
+		WHEN v_run.parent_run_id IS NOT NULL THEN 'child'
+	END;
+	status := v_run.status;
+	parent := v_run.parent_run_id;
+	IF outcome IS NOT NULL THEN
+		RETURN;
+	END IF;
+
+	-- 1. Which ones: what has failed, without those that a fallback may still recover.
+	WITH fallbacks AS MATERIALIZED (
+		SELECT f.* FROM flowcraft_fallbacks(p_run) f
+		WHERE f.state <> 'cancelled' AND (p_node IS NULL OR f.state <> 'failed')
+	)
+	SELECT array_agg(n.node_id), array_agg(n.generation), array_agg(n.recovers) INTO v_nodes, v_generations, v_recovers
+	FROM flowcraft_nodes n
+	WHERE n.run_id = p_run AND n.state = 'failed'
+		AND (p_node IS NULL OR n.node_id = p_node)
+		AND (p_generation IS NULL OR n.generation = p_generation)
+		AND (p_recovers IS NULL OR n.recovers = p_recovers)
+		AND NOT EXISTS (
+			SELECT FROM fallbacks f
+			WHERE f.failed_node = n.node_id AND f.failed_recovers = n.recovers AND f.generation = n.generation
+		);
+	IF v_nodes IS NULL THEN
+		SELECT coalesce(array_agg(DISTINCT f.node_id), '{}') INTO nodes
+		FROM flowcraft_fallbacks(p_run) f JOIN flowcraft_nodes n
+			ON n.run_id = p_run AND n.node_id = f.failed_node AND n.recovers = f.failed_recovers AND n.generation = f.generation
+		WHERE n.state = 'failed' AND f.state NOT IN ('failed', 'cancelled') AND (p_node IS NULL OR n.node_id = p_node);
+		outcome := 'recovering';
+		IF cardinality(nodes) = 0 THEN
+			SELECT coalesce(array_agg(DISTINCT n.node_id::text), '{}') INTO nodes
+			FROM flowcraft_nodes n WHERE n.run_id = p_run AND n.state = 'failed';
+			outcome := 'not_failed';
+		END IF;
+		RETURN;
+	END IF;
+
+	-- 2. A run that has failed is live again.
+	IF v_run.finished_at IS NOT NULL THEN
+		UPDATE flowcraft_statuses s SET status = 'running', finished_at = NULL WHERE s.run_id = p_run;
+		INSERT INTO flowcraft_transitions (recorded_at, run_id, status) VALUES (clock_timestamp(), p_run, 'running');
+	END IF;
+
+	-- 3. Failed fallbacks of a node that is tried again itself.
+	IF p_node IS NOT NULL THEN
+		WITH aside AS (
+			UPDATE flowcraft_nodes n SET state = 'cancelled', dead_letter = NULL
+			FROM flowcraft_fallbacks(p_run) f
+			JOIN unnest(v_nodes, v_generations, v_recovers) AS x(node_id, generation, recovers)
+				ON f.failed_node = x.node_id AND f.generation = x.generation AND f.failed_recovers = x.recovers
+			WHERE n.run_id = p_run AND n.node_id = f.node_id AND n.generation = f.generation AND n.recovers = f.recovers
+				AND n.state = 'failed'
+			RETURNING 1
+		)
+		SELECT count(*) INTO v_aside FROM aside;
+	END IF;
+
+	-- 4. Their next attempt, and what the run counts.
+	SELECT count(*) INTO v_begun
+	FROM flowcraft_begin_attempt(array_fill(p_run, ARRAY[cardinality(v_nodes)]), v_nodes, v_generations, v_recovers, 'failed');
+	PERFORM flowcraft_settle_runs(ARRAY[p_run], ARRAY[v_begun], ARRAY[0], ARRAY[-(v_begun + v_aside)], ARRAY[NULL::text]);
+	outcome := 'retried';
+	SELECT array_agg(DISTINCT x.node_id) INTO nodes FROM unnest(v_nodes) AS x(node_id);
+	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run;
+END $$;
+--> statement-breakpoint
 -- installed from: 67_save_step.sql
 -- Saves what a step inside a running node returned; only the holder of the node's claim may. Of two saves under one key
 -- the first one counts. False: the claim is lost.
@@ -1323,6 +1643,28 @@ BEGIN
 	VALUES (p_run, p_node, p_generation, p_recovers, p_key, p_value)
 	ON CONFLICT DO NOTHING;
 	RETURN true;
+END $$;
+--> statement-breakpoint
+-- installed from: 68_dead_letters.sql
+-- Takes a dead letter off the list; the node's failure stays. Outcomes: `discarded`, also if it was before; `unknown`;
+-- `retried`, since its failure the node has been given another attempt, and is `node_state` now.
+CREATE OR REPLACE FUNCTION flowcraft_discard_dead_letter(
+	p_run text, p_node text, p_generation text, p_recovers text, OUT outcome text, OUT node_state text
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+BEGIN
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	SELECT n.state INTO node_state FROM flowcraft_nodes n
+	WHERE n.run_id = p_run AND n.node_id = p_node AND n.generation = p_generation AND n.recovers = p_recovers;
+	outcome := CASE
+		WHEN NOT FOUND THEN 'unknown'
+		WHEN node_state NOT IN ('failed', 'recovered') THEN 'retried'
+		ELSE 'discarded'
+	END;
+	UPDATE flowcraft_nodes n SET dead_letter = NULL
+	WHERE outcome = 'discarded' AND n.dead_letter IS NOT NULL
+		AND n.run_id = p_run AND n.node_id = p_node AND n.generation = p_generation AND n.recovers = p_recovers;
 END $$;
 --> statement-breakpoint
 -- installed from: 70_relay.sql
@@ -1792,4 +2134,97 @@ BEGIN
 	)
 	SELECT coalesce(array_agg(a.node_id::text), '{}') INTO v_lost FROM again a;
 	emitted := emitted || v_lost;
+END $$;
+--> statement-breakpoint
+-- installed from: 82_sweep_generations.sql
+-- Loops have a bounded history: of a live run, what its nodes did in older turns than the newest p_keep that each of
+-- them finished is deleted, with arrivals, earlier attempts and saved steps. A node that was added in a turn (an item
+-- of a batch) goes with the node that added it, whose turns count for it.
+--
+-- Kept, however old: what is not finished or has failed, and every later turn, since it may still send arrivals there;
+-- the first turn of an inner loop that still turns, where what arrived from outside holds for all its turns; and
+-- whatever a kept node has as its input. So joins and `any` nodes find all that they may ever ask for.
+--
+-- Looks at up to p_runs live runs after the run p_after, oldest first; `next` is where to go on, null at the end. One
+-- that has no loops costs one look into an index that only loops are in.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_generations(
+	p_after text, p_runs int, p_keep int, p_rows int, OUT deleted int, OUT next text
+)
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_after timestamptz;
+	v_run text;
+	v_nodes text[];
+	v_generations text[];
+	v_recovers text[];
+BEGIN
+	deleted := 0;
+	-- A run that is gone by now begins the round again.
+	SELECT s.created_at INTO v_after FROM flowcraft_statuses s WHERE s.run_id = p_after;
+	v_after := coalesce(v_after, '-infinity');
+	FOR v_run IN
+		SELECT page.run_id
+		FROM unnest(ARRAY['running', 'awaiting', 'paused']) AS live(status)
+		CROSS JOIN LATERAL (
+			SELECT s.run_id, s.created_at FROM flowcraft_statuses s
+			WHERE s.status = live.status AND s.finished_at IS NULL AND (s.created_at, s.run_id) > (v_after, p_after)
+			ORDER BY s.created_at, s.run_id LIMIT p_runs
+		) AS page
+		ORDER BY page.created_at, page.run_id
+		LIMIT p_runs
+	LOOP
+		next := v_run;
+		CONTINUE WHEN NOT EXISTS (SELECT FROM flowcraft_nodes n WHERE n.run_id = v_run AND n.generation <> '');
+		-- No commit of the run meanwhile; one that is under way now is not waited for.
+		PERFORM FROM flowcraft_statuses s WHERE s.run_id = v_run AND s.finished_at IS NULL FOR NO KEY UPDATE SKIP LOCKED;
+		CONTINUE WHEN NOT FOUND;
+
+		WITH turns AS MATERIALIZED (
+			SELECT n.node_id, n.generation, n.recovers, n.state IN ('completed', 'recovered', 'cancelled') AS finished,
+				coalesce(n.dynamic::json ->> 'place', n.node_id) COLLATE "C" AS place
+			FROM flowcraft_nodes n WHERE n.run_id = v_run AND n.generation <> ''
+		), unfinished AS MATERIALIZED (
+			SELECT DISTINCT t.generation FROM turns t WHERE NOT t.finished
+		), ranked AS (
+			SELECT d.place, d.generation, row_number() OVER (PARTITION BY d.place ORDER BY d.generation DESC) AS rank
+			FROM (SELECT DISTINCT t.place, t.generation FROM turns t WHERE t.finished) AS d
+		), old AS (
+			SELECT t.node_id, t.generation, t.recovers
+			FROM turns t JOIN ranked oldest_kept ON oldest_kept.place = t.place AND oldest_kept.rank = p_keep
+			WHERE t.finished AND t.generation < oldest_kept.generation
+				AND t.generation < ALL (SELECT u.generation FROM unfinished u)
+				AND NOT EXISTS (SELECT FROM unfinished u WHERE starts_with(u.generation, t.generation))
+			ORDER BY t.generation LIMIT p_rows
+		)
+		SELECT array_agg(o.node_id), array_agg(o.generation), array_agg(o.recovers)
+		INTO v_nodes, v_generations, v_recovers FROM old o;
+		CONTINUE WHEN v_nodes IS NULL;
+
+		WITH old AS MATERIALIZED (
+			SELECT o.node_id, o.generation, o.recovers FROM unnest(v_nodes, v_generations, v_recovers) AS o(node_id, generation, recovers)
+		), needed AS MATERIALIZED (
+			SELECT n.input_node AS node_id, n.input_generation AS generation, n.input_recovers AS recovers
+			FROM flowcraft_nodes n
+			WHERE n.run_id = v_run AND n.input_generation <> ''
+				AND (n.node_id, n.generation, n.recovers) NOT IN (SELECT o.node_id, o.generation, o.recovers FROM old o)
+		), gone AS (
+			DELETE FROM flowcraft_nodes n USING old o
+			WHERE n.run_id = v_run AND n.node_id = o.node_id AND n.generation = o.generation AND n.recovers = o.recovers
+				AND (o.node_id, o.generation, o.recovers) NOT IN (SELECT d.node_id, d.generation, d.recovers FROM needed d)
+			RETURNING n.node_id, n.generation, n.recovers
+		), arrivals AS (
+			DELETE FROM flowcraft_arrivals a USING gone g
+			WHERE a.run_id = v_run AND a.node_id = g.node_id AND a.generation = g.generation AND g.recovers = ''
+		), attempts AS (
+			DELETE FROM flowcraft_attempts a USING gone g
+			WHERE a.run_id = v_run AND a.node_id = g.node_id AND a.generation = g.generation AND a.recovers = g.recovers
+		), steps AS (
+			DELETE FROM flowcraft_steps p USING gone g
+			WHERE p.run_id = v_run AND p.node_id = g.node_id AND p.generation = g.generation AND p.recovers = g.recovers
+		)
+		SELECT deleted + count(*) INTO deleted FROM gone;
+	END LOOP;
 END $$;

@@ -52,8 +52,8 @@ BEGIN
 		RETURNING s.run_id, s.status, c.old_status, s.reason, s.finished_at,
 			s.parent_run_id, s.parent_node_id, s.parent_generation, s.parent_recovers
 	), history AS (
-		INSERT INTO flowcraft_transitions (run_id, status, reason)
-		SELECT c.run_id, c.status, c.reason FROM changed c WHERE c.status <> c.old_status
+		INSERT INTO flowcraft_transitions (recorded_at, run_id, status, reason)
+		SELECT v_now, c.run_id, c.status, c.reason FROM changed c WHERE c.status <> c.old_status
 	), told AS (
 		INSERT INTO flowcraft_outbox (kind, run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
 		SELECT CASE WHEN c.finished_at IS NULL THEN 'child' ELSE 'job' END,

@@ -168,8 +168,8 @@ BEGIN
 		FROM finished f WHERE f.due_at IS NOT NULL
 		RETURNING 1
 	), superseded AS (
-		INSERT INTO flowcraft_attempts (run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
-		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.attempt - 1, 'failed', f.worker_id, f.claimed_at, f.error
+		INSERT INTO flowcraft_attempts (recorded_at, run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
+		SELECT v_now, f.run_id, f.node_id, f.generation, f.recovers, f.attempt - 1, 'failed', f.worker_id, f.claimed_at, f.error
 		FROM finished f WHERE f.outcome = 'retry'
 	)
 	SELECT array_agg(f.ix), array_agg(f.run_id),
@@ -236,9 +236,9 @@ BEGIN
 	--    inserts the row, later ones find it there.
 	IF cardinality(p_next_of) > 0 THEN
 		WITH added AS (
-			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, emitted_at, input_edge,
+			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, created_at, emitted_at, input_edge,
 				input_node, input_generation, input_recovers, input, dynamic)
-			SELECT p_runs[x.ix], x.node_id, x.generation, x.recovers, 'ready', v_now, x.edge,
+			SELECT p_runs[x.ix], x.node_id, x.generation, x.recovers, 'ready', v_now, v_now, x.edge,
 				x.input_node, x.input_generation, x.input_recovers, x.input, x.dynamic
 			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_edges,
 				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs, p_next_dynamic)
@@ -258,12 +258,28 @@ BEGIN
 		v_runs := v_runs || v_more_runs;
 		v_live := v_live || v_more_counts;
 		emitted := emitted + v_emitted;
+
+		-- A fallback that has failed before, and was set aside for a retry of its node (`66_retry_run.sql`), runs again.
+		IF EXISTS (SELECT FROM unnest(p_next_recovers) AS r WHERE r <> '') THEN
+			SELECT coalesce(array_agg(begun.run_id), '{}') INTO v_more_runs
+			FROM (
+				SELECT array_agg(p_runs[x.ix]) AS runs, array_agg(x.node_id) AS nodes, array_agg(x.generation) AS generations,
+					array_agg(x.recovers) AS recovers
+				FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers) AS x(ix, node_id, generation, recovers)
+				WHERE x.ix = ANY (committed) AND x.recovers <> ''
+			) AS wanted
+			CROSS JOIN LATERAL flowcraft_begin_attempt(wanted.runs, wanted.nodes, wanted.generations, wanted.recovers, 'cancelled')
+				AS begun(run_id);
+			v_runs := v_runs || v_more_runs;
+			v_live := v_live || array_fill(1, ARRAY[cardinality(v_more_runs)]);
+			emitted := emitted + cardinality(v_more_runs);
+		END IF;
 	END IF;
 
 	-- 5. Joins that wait for more. Before the arrivals, so that none of them completes a join that is still growing.
 	IF cardinality(p_raise_of) > 0 THEN
-		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, emitted_at)
-		SELECT p_runs[x.ix], x.node_id, x.generation, 'pending', max(x.expected) + sum(x.more), 0, 0, v_now
+		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, created_at, emitted_at)
+		SELECT p_runs[x.ix], x.node_id, x.generation, 'pending', max(x.expected) + sum(x.more), 0, 0, v_now, v_now
 		FROM unnest(p_raise_of, p_raise_nodes, p_raise_generations, p_raise_expected, p_raise_by)
 			AS x(ix, node_id, generation, expected, more)
 		WHERE x.ix = ANY (committed)
@@ -301,9 +317,9 @@ BEGIN
 				ON a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = g.generation AND a.source = g.source
 			ORDER BY g.run_id, g.node_id, g.generation, g.taken DESC, g.edge DESC
 		)
-		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, emitted_at, input_edge,
-			input_node, input_generation, input_recovers, input)
-		SELECT c.run_id, c.node_id, c.generation, 'pending', l.expected, c.arrived, c.taken, v_now,
+		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, created_at, emitted_at,
+			input_edge, input_node, input_generation, input_recovers, input)
+		SELECT c.run_id, c.node_id, c.generation, 'pending', l.expected, c.arrived, c.taken, v_now, v_now,
 			CASE l.taken WHEN 1 THEN l.edge END, CASE l.taken WHEN 1 THEN l.input_node END,
 			CASE l.taken WHEN 1 THEN l.input_generation END, CASE l.taken WHEN 1 THEN l.input_recovers END,
 			CASE l.taken WHEN 1 THEN l.input END

@@ -54,8 +54,8 @@ BEGIN
 		reason = CASE WHEN s.run_id = p_run THEN p_reason ELSE 'The parent run was cancelled' END,
 		updated_at = v_now, finished_at = v_now
 	WHERE s.run_id = ANY (cancelled);
-	INSERT INTO flowcraft_transitions (run_id, status, reason)
-	SELECT s.run_id, s.status, s.reason FROM flowcraft_statuses s WHERE s.run_id = ANY (cancelled);
+	INSERT INTO flowcraft_transitions (recorded_at, run_id, status, reason)
+	SELECT v_now, s.run_id, s.status, s.reason FROM flowcraft_statuses s WHERE s.run_id = ANY (cancelled);
 
 	-- A parent that is not cancelled with it has to hear of it.
 	INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)

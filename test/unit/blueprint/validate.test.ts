@@ -35,9 +35,18 @@ describe('a blueprint is refused', () => {
 			["/nodes/1/config/fallback the fallbacks lead back to 'a'", "/nodes/2/config/fallback the fallbacks lead back to 'b'"],
 		],
 		[
-			'with constructs that cannot run yet',
-			{ id: 'x', nodes: [node('a', { uses: 'webhook' })], edges: [] },
-			["/nodes/0/uses webhooks ('webhook') are not supported in this version"],
+			'with a wait for a webhook that no node gives out',
+			{
+				id: 'x',
+				nodes: [
+					node('h', { uses: 'webhook' }),
+					node('a', { uses: 'wait', params: { webhookNodeId: 'h' } }),
+					node('b', { uses: 'wait', params: { webhookNodeId: 'a' } }),
+					node('c', { uses: 'wait', params: { eventName: 'webhook:nobody' } }),
+				],
+				edges: [],
+			},
+			["/nodes/2/params/webhookNodeId there is no webhook node 'a'", "/nodes/3/params/eventName there is no webhook node 'nobody'"],
 		],
 		[
 			'with a loop that has no way into its body',
@@ -62,7 +71,7 @@ describe('a blueprint is refused', () => {
 
 	test('with every fault at once', () => {
 		expect(
-			faultsOf({ id: 'x', nodes: [node('a'), node('a', { uses: 'webhook' })], edges: [{ source: 'a', target: 'b' }] }),
+			faultsOf({ id: 'x', nodes: [node('a'), node('a', { uses: 'subflow' })], edges: [{ source: 'a', target: 'b' }] }),
 		).toHaveLength(3)
 	})
 })

@@ -52,12 +52,25 @@ interface Declaration {
 
 export class Topology {
 	readonly #connection: Connection
+	/** The second choice. */
+	#other: Connection | undefined
 	readonly #options: TopologyOptions
 	readonly #declared = new Map<string, Declaration>()
 
+	/**
+	 * One for all connections of a process: when two declare the same new quorum queue at once, RabbitMQ 3.10 now and
+	 * then answers one of them with 541, or refuses the first messages.
+	 */
 	constructor(connection: Connection, options: TopologyOptions) {
 		this.#connection = connection
 		this.#options = options
+		connection.onDown(() => this.#declared.clear())
+	}
+
+	/** Declares on this connection while the first one is away or blocked. */
+	fallBackOn(connection: Connection): void {
+		if (this.#other === connection || this.#connection === connection) return
+		this.#other = connection
 		connection.onDown(() => this.#declared.clear())
 	}
 
@@ -107,7 +120,12 @@ export class Topology {
 			this.#options
 		const deadExchange = `${jobsExchange}.dead`
 		const deadQueue = `${queue}.dead`
-		const channel = await openChannel(this.#connection, (model) => model.createChannel(), {
+		const candidates = [this.#connection, this.#other]
+		const usable = candidates.find(
+			(each) => each?.model !== undefined && each.blockedReason === undefined,
+		)
+		const connection = usable ?? this.#connection
+		const channel = await openChannel(connection, (model) => model.createChannel(), {
 			timeoutMs: setupTimeoutMs,
 			onClosed: () => {},
 		})
