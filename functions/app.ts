@@ -14,9 +14,12 @@ import { type DatabaseSource, DEFAULT_DATABASE_DEADLINE_MS, openForRequest } fro
 import { type App, type AppEnv, createEndpoints } from './endpoint.js'
 import { HttpProblem, problemOf, problemResponse } from './problem.js'
 import { addBlueprintRoutes } from './routes/blueprints.js'
+import { addDeadLetterRoutes } from './routes/dead-letters.js'
 import { addDocumentationRoutes } from './routes/documentation.js'
 import { addEventRoute } from './routes/events.js'
 import { addHealthRoutes } from './routes/health.js'
+import { addControlRoutes } from './routes/runs/control.js'
+import { addHistoryRoutes } from './routes/runs/history.js'
 import { addReadRoutes } from './routes/runs/read.js'
 import { addStartRoute } from './routes/runs/start.js'
 import { addSteeringRoutes } from './routes/runs/steer.js'
@@ -103,11 +106,14 @@ export function createApp(options: AppOptions): App {
 	const codec = createValueCodec(options.serializer)
 	addStartRoute(endpoints.add, doorbell, codec)
 	addReadRoutes(endpoints.add, doorbell, codec, options.serializer !== undefined)
+	addHistoryRoutes(endpoints.add, codec, options.serializer !== undefined)
 	addSteeringRoutes(endpoints.add, doorbell, codec)
+	addControlRoutes(endpoints.add, doorbell)
 	addEventRoute(endpoints.add, doorbell, codec, options.eventKeepMs ?? DEFAULT_EVENT_KEEP_MS)
 	addWebhookRoute(endpoints.add, doorbell, codec)
 	addBlueprintRoutes(endpoints.add)
 	addWorkerRoutes(endpoints.add)
+	addDeadLetterRoutes(endpoints.add, doorbell)
 	addHealthRoutes(endpoints.add)
 	addDocumentationRoutes(endpoints.add, app, options.publicUrl)
 	return app

@@ -7,7 +7,8 @@
  */
 
 // ── Flowcraft's names ────────────────────────────────────────────────────────────────────────────────────────────────
-export { RabbitMqAdapter, type RabbitMqAdapterOptions, type ReconcileOptions } from './adapter/adapter.js'
+export { RabbitMqAdapter, type ReconcileOptions } from './adapter/adapter.js'
+export type { RabbitMqAdapterOptions } from './adapter/options.js'
 export {
 	createRabbitMqReconciler,
 	type RabbitMqReconciler,

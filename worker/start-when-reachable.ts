@@ -16,7 +16,7 @@ export async function startWhenReachable(what: string, logger: Logger, start: ()
 			return await start()
 		} catch (error) {
 			if (isMissingSchema(error)) {
-				throw new StartError('The database has no tables of flowcraft-outbox yet: run npm run db:migrate.', { cause: error })
+				throw new StartError('The database has no tables of flowcraft-outbox yet: run npm run db:migrate, or call migrate(databaseUrl).', { cause: error })
 			}
 			if (classifyDatabaseError(error) !== 'unavailable') throw error
 			logger.warn('Postgres cannot be reached yet', { what, error })

@@ -5,7 +5,7 @@ import { discardDeadLetter, listDeadLetters, replayDeadLetter } from '../../src/
 import { jsonResponse } from '../answer.js'
 import type { AddEndpoint, EndpointDefinition } from '../endpoint.js'
 import { errorSchema, generationSchema, pageFields } from './fields.js'
-import { RUN_ID, status } from './runs/schemas.js'
+import { retriedSchema, RUN_ID } from './runs/schemas.js'
 
 const DEAD_LETTER_ID = 'WyIwMTkyZDNjNCIsImNoYXJnZSIsIiIsIiJd'
 
@@ -91,9 +91,7 @@ const replayDeadLetterEndpoint = {
 	answers: {
 		200: {
 			description: 'The node is tried again.',
-			schema: z
-				.object({ runId: z.string(), status, nodeIds: z.array(z.string()) })
-				.openapi('RetriedRun'),
+			schema: retriedSchema,
 			example: { runId: RUN_ID, status: 'running', nodeIds: ['charge'] },
 		},
 	},
@@ -112,9 +110,7 @@ const discardDeadLetterEndpoint = {
 	answers: {
 		200: {
 			description: 'It is no longer listed.',
-			schema: z
-				.object({ runId: z.string(), nodeId: z.string() })
-				.openapi('DiscardedDeadLetter'),
+			schema: z.object({ runId: z.string(), nodeId: z.string() }).openapi('DiscardedDeadLetter'),
 			example: { runId: RUN_ID, nodeId: 'charge' },
 		},
 	},

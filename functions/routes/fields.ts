@@ -13,6 +13,34 @@ export const identifier = (description: string) =>
 		)
 		.openapi({ description })
 
+/** Which page of a list, and how long it is. */
+export const pageFields = (defaultLimit: number, maxLimit: number) => ({
+	limit: z
+		.string()
+		.regex(/^\d{1,9}$/, 'must be a whole number')
+		.transform(Number)
+		.refine((limit) => limit >= 1 && limit <= maxLimit, `must be from 1 to ${maxLimit}`)
+		.optional()
+		.openapi({ type: 'integer', minimum: 1, maximum: maxLimit, default: defaultLimit }),
+	cursor: z.string().optional().openapi({ description: '`nextCursor` of the page before.' }),
+})
+
+export const generationSchema = z.string().openapi({
+	description:
+		'Which turn of the loops around the node, outermost first: `2.5`. `0`: the first, or in no loop.',
+	example: '0',
+})
+
+/** What a node threw. */
+export const errorSchema = z
+	.looseObject({
+		message: z.string(),
+		name: z.string().optional(),
+		stack: z.string().optional(),
+		isFatal: z.boolean().optional(),
+	})
+	.openapi('NodeError')
+
 /** Any JSON object, handed on as it was parsed: a record would be copied, and lose a key named `__proto__`. */
 export const objectValue = z.custom<Record<string, unknown>>(
 	(value) => typeof value === 'object' && value !== null && !Array.isArray(value),

@@ -1,6 +1,7 @@
 /** Cancelling a run: one write, effective at once wherever its nodes are. */
 import { type Executor, query } from '../db/query.js'
 import { ConflictError, NotFoundError } from '../errors.js'
+import { canBeRunId } from './ids.js'
 import type { RunStatus } from '../db/schema.js'
 
 export interface CancelledRun {
@@ -17,6 +18,7 @@ export interface CancelledRun {
  * @throws NotFoundError; ConflictError if the run has completed or failed
  */
 export async function cancelRun(db: Executor, runId: string, reason = 'Cancelled on request'): Promise<CancelledRun> {
+	if (!canBeRunId(runId)) throw new NotFoundError('There is no such run.')
 	const [row] = await query<{ outcome: string; status: RunStatus | null; cancelled: string }>(
 		db,
 		'select outcome, status, to_json(cancelled)::text as cancelled from flowcraft_cancel_run($1::text, $2::text)',

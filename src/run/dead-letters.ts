@@ -43,13 +43,29 @@ export async function listDeadLetters(
 	input: { readonly limit?: number; readonly cursor?: string } = {},
 ): Promise<DeadLetterPage> {
 	const limit = Math.min(Math.max(Math.trunc(input.limit ?? 50), 1), 200)
-	const after = input.cursor === undefined ? [] : decodeCursor(input.cursor, ['timestamp', 'text', 'text', 'text', 'text'])
-	const rows = await query<Record<'keysetAt' | 'runId' | 'nodeId' | 'generation' | 'recovers' | 'blueprint' | 'version' | 'why' | 'since', string> & {
-		state: NodeState
-		error: string | null
-		attempts: number
-		crashes: number
-	}>(
+	const after =
+		input.cursor === undefined
+			? []
+			: decodeCursor(input.cursor, ['timestamp', 'text', 'text', 'text', 'text'])
+	const rows = await query<
+		Record<
+			| 'keysetAt'
+			| 'runId'
+			| 'nodeId'
+			| 'generation'
+			| 'recovers'
+			| 'blueprint'
+			| 'version'
+			| 'why'
+			| 'since',
+			string
+		> & {
+			state: NodeState
+			error: string | null
+			attempts: number
+			crashes: number
+		}
+	>(
 		db,
 		`select n.finished_at::text as "keysetAt", n.run_id as "runId", n.node_id as "nodeId", n.generation, n.recovers,
 			s.blueprint_id as blueprint, coalesce(s.blueprint_version, s.blueprint_hash) as version, n.state, n.dead_letter as why,
@@ -63,17 +79,31 @@ export async function listDeadLetters(
 	const page = rows.slice(0, limit)
 	const last = page.at(-1)
 	return {
-		deadLetters: page.map(({ keysetAt: _, runId, nodeId, generation, recovers, error, ...row }) => ({
-			id: encodeCursor([runId, nodeId, generation, recovers]),
-			runId,
-			nodeId,
-			generation: showGeneration(generation),
-			...(recovers === '' ? {} : { recovers: recoveredBy(recovers) }),
-			...row,
-			...errorOf(error),
+		deadLetters: page.map((row) => ({
+			id: encodeCursor([row.runId, row.nodeId, row.generation, row.recovers]),
+			runId: row.runId,
+			nodeId: row.nodeId,
+			generation: showGeneration(row.generation),
+			...(row.recovers === '' ? {} : { recovers: recoveredBy(row.recovers) }),
+			blueprint: row.blueprint,
+			version: row.version,
+			state: row.state,
+			why: row.why,
+			...errorOf(row.error),
+			attempts: row.attempts,
+			crashes: row.crashes,
+			since: row.since,
 		})),
 		...(rows.length > limit && last !== undefined
-			? { nextCursor: encodeCursor([last.keysetAt, last.runId, last.nodeId, last.generation, last.recovers]) }
+			? {
+					nextCursor: encodeCursor([
+						last.keysetAt,
+						last.runId,
+						last.nodeId,
+						last.generation,
+						last.recovers,
+					]),
+				}
 			: {}),
 	}
 }
@@ -84,14 +114,11 @@ export async function listDeadLetters(
  */
 export async function replayDeadLetter(db: Executor, id: string): Promise<RetriedRun> {
 	const key = keyOf(id)
-	const [node] = await query(
-		db,
-		`select from flowcraft_nodes
-		where run_id = $1::text and node_id = $2::text and generation = $3::text and recovers = $4::text`,
-		[key.runId, key.nodeId, key.generation, key.recovers],
-	)
-	if (node === undefined) throw notFound(id)
-	return retryNode(db, key)
+	try {
+		return await retryNode(db, key)
+	} catch (error) {
+		throw error instanceof NotFoundError ? notFound(id) : error
+	}
 }
 
 /**
@@ -106,7 +133,10 @@ export async function discardDeadLetter(db: Executor, id: string): Promise<NodeK
 		[key.runId, key.nodeId, key.generation, key.recovers],
 	)
 	if (row === undefined || row.outcome === 'unknown') throw notFound(id)
-	if (row.outcome === 'retried') throw new ConflictError(`Node '${key.nodeId}' of run '${key.runId}' is no dead letter any more: it is ${row.node_state}.`)
+	if (row.outcome === 'retried')
+		throw new ConflictError(
+			`Node '${key.nodeId}' of run '${key.runId}' is no dead letter any more: it is ${row.node_state}.`,
+		)
 	return key
 }
 

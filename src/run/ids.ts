@@ -10,3 +10,8 @@ export function newRunId(): string {
 	const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
 	return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`
 }
+
+/** Whether a run can have this id: Postgres holds neither NUL nor half of a surrogate pair. */
+export function canBeRunId(text: string): boolean {
+	return !text.includes('\u0000') && text.isWellFormed()
+}

@@ -79,7 +79,11 @@ export const WAS_CLAIMED = `(n.state not in ('pending', 'ready') or (n.wake is n
  * deleted; see ARCHITECTURE.md.
  * @throws NotFoundError; InvalidInputError for a cursor that this function did not make
  */
-export async function listNodes(db: Executor, runId: string, input: NodeHistoryInput = {}): Promise<NodePage> {
+export async function listNodes(
+	db: Executor,
+	runId: string,
+	input: NodeHistoryInput = {},
+): Promise<NodePage> {
 	const limit = Math.min(Math.max(Math.trunc(input.limit ?? 100), 1), 1000)
 	const after = input.cursor === undefined ? [] : decodeCursor(input.cursor, ['text', 'text', 'text'])
 	const rows = await query(
@@ -101,13 +105,20 @@ export async function listNodes(db: Executor, runId: string, input: NodeHistoryI
 		order by n.node_id, n.generation, n.recovers limit ${limit + 1}`,
 		[runId, ...after],
 	)
-	if (rows.length === 0 && (await readStatus(db, runId)) === undefined) throw new NotFoundError(`There is no run '${runId}'.`)
+	if (rows.length === 0 && (await readStatus(db, runId)) === undefined)
+		throw new NotFoundError(`There is no run '${runId}'.`)
 	const page = rows.slice(0, limit)
 	const last = page.at(-1)
 	return {
 		nodes: page.map(nodeRun),
 		...(rows.length > limit && last !== undefined
-			? { nextCursor: encodeCursor([String(last['nodeId']), String(last['generation']), String(last['recovers'])]) }
+			? {
+					nextCursor: encodeCursor([
+						String(last['nodeId']),
+						String(last['generation']),
+						String(last['recovers']),
+					]),
+				}
 			: {}),
 	}
 }
@@ -130,7 +141,17 @@ function nodeRun(row: Row): NodeRun {
 		attempt: Number(row['attempt']),
 		crashes: Number(row['crashes']),
 		createdAt: String(row['createdAt']),
-		...texts(row, 'workerId', 'claimedAt', 'finishedAt', 'dueAt', 'action', 'deadLetter', 'waitReason', 'childRunId'),
+		...texts(
+			row,
+			'workerId',
+			'claimedAt',
+			'finishedAt',
+			'dueAt',
+			'action',
+			'deadLetter',
+			'waitReason',
+			'childRunId',
+		),
 		...errorOf(row['error']),
 		attempts: attempts.map((attempt) => ({
 			attempt: attempt.attempt,
@@ -144,11 +165,15 @@ function nodeRun(row: Row): NodeRun {
 }
 
 /** Those of the columns that have a text. */
-export function texts<K extends string>(row: Row, ...names: readonly K[]): Partial<Record<K, string>> {
-	return Object.fromEntries(names.flatMap((name) => (typeof row[name] === 'string' ? [[name, row[name]]] : []))) as Partial<Record<K, string>>
+function texts<K extends string>(row: Row, ...names: readonly K[]): Partial<Record<K, string>> {
+	return Object.fromEntries(
+		names.flatMap((name) => (typeof row[name] === 'string' ? [[name, row[name]]] : [])),
+	) as Partial<Record<K, string>>
 }
 
 /** A stored error, if there is one. */
 export function errorOf(stored: unknown): { error?: ErrorDetails } {
-	return typeof stored === 'string' ? { error: { message: 'Unknown error', ...(JSON.parse(stored) as Partial<ErrorDetails>) } } : {}
+	return typeof stored === 'string'
+		? { error: { message: 'Unknown error', ...(JSON.parse(stored) as Partial<ErrorDetails>) } }
+		: {}
 }

@@ -17,9 +17,14 @@ export interface PausedRun {
  * @throws NotFoundError; ConflictError if the run has ended
  */
 export async function pauseRun(db: Executor, runId: string): Promise<PausedRun> {
-	const [row] = await query<{ outcome: string; status: RunStatus }>(db, 'select outcome, status from flowcraft_pause_run($1::text)', [runId])
+	const [row] = await query<{ outcome: string; status: RunStatus }>(
+		db,
+		'select outcome, status from flowcraft_pause_run($1::text)',
+		[runId],
+	)
 	if (row === undefined || row.outcome === 'unknown') throw new NotFoundError(`There is no run '${runId}'.`)
-	if (row.outcome === 'final') throw new ConflictError(`Run '${runId}' is ${row.status}: there is nothing to pause.`)
+	if (row.outcome === 'final')
+		throw new ConflictError(`Run '${runId}' is ${row.status}: there is nothing to pause.`)
 	return { runId, status: row.status, changed: row.outcome === 'paused' }
 }
 

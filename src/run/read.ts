@@ -2,6 +2,7 @@
 import { type Executor, isoColumn, query, type Row, textArray } from '../db/query.js'
 import { RUN_STATUSES, type RunStatus } from '../db/schema.js'
 import { decodeCursor, encodeCursor } from './cursor.js'
+import { canBeRunId } from './ids.js'
 
 export interface RunSummary {
 	readonly runId: string
@@ -56,12 +57,14 @@ const SUMMARY = `s.run_id as "runId", s.blueprint_id as blueprint, coalesce(s.bl
 
 /** Just the status, for whoever polls; undefined for an unknown run. */
 export async function readStatus(db: Executor, runId: string): Promise<RunStatus | undefined> {
+	if (!canBeRunId(runId)) return undefined
 	const [row] = await query<{ status: RunStatus }>(db, 'select status from flowcraft_statuses where run_id = $1::text', [runId])
 	return row?.status
 }
 
 /** A run with its errors, what it waits for, and its result once it has ended; undefined for an unknown run. */
 export async function readRun(db: Executor, runId: string): Promise<Run | undefined> {
+	if (!canBeRunId(runId)) return undefined
 	const [row] = await query(
 		db,
 		// Errors, waits and the context in the same statement: one snapshot, one round trip.

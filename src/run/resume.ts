@@ -2,6 +2,7 @@
 import { createValueCodec, type ValueCodec } from '../context/values.js'
 import { type Executor, query } from '../db/query.js'
 import { ConflictError, NotFoundError } from '../errors.js'
+import { canBeRunId } from './ids.js'
 import type { RunStatus } from '../db/schema.js'
 
 export interface ResumeInput {
@@ -29,6 +30,7 @@ export async function resumeRun(
 	input: ResumeInput = {},
 	codec: ValueCodec = createValueCodec(),
 ): Promise<ResumedRun> {
+	if (!canBeRunId(runId)) throw new NotFoundError('There is no such run.')
 	const resume = JSON.stringify({
 		...(input.action === undefined ? {} : { action: input.action }),
 		// As text: what stands in the database is what the codec wrote.

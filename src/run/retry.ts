@@ -28,8 +28,14 @@ export async function retryRun(db: Executor, runId: string, input: RetryInput = 
 	return retry(db, runId, input.nodeId === undefined ? undefined : { nodeId: input.nodeId })
 }
 
-/** The same for one instance of a node. */
-export async function retryNode(db: Executor, { runId, nodeId, generation, recovers }: NodeKey): Promise<RetriedRun> {
+/**
+ * The same for one instance of a node.
+ * @throws as `retryRun`; NotFoundError too if the run has no such node
+ */
+export async function retryNode(
+	db: Executor,
+	{ runId, nodeId, generation, recovers }: NodeKey,
+): Promise<RetriedRun> {
 	return retry(db, runId, { nodeId, generation, recovers })
 }
 
@@ -38,6 +44,8 @@ interface RetryRow extends Record<string, unknown> {
 	readonly status: RunStatus
 	readonly nodes: string
 	readonly parent: string | null
+	/** Whether the run has the wanted node. */
+	readonly known: boolean
 }
 
 async function retry(
@@ -47,17 +55,28 @@ async function retry(
 ): Promise<RetriedRun> {
 	const [row] = await query<RetryRow>(
 		db,
-		`select outcome, status, to_json(nodes)::text as nodes, parent
+		`select outcome, status, to_json(nodes)::text as nodes, parent,
+			exists (
+				select from flowcraft_nodes n where n.run_id = $1::text and n.node_id = $2::text
+					and n.generation = $3::text and n.recovers = $4::text
+			) as known
 		from flowcraft_retry_run($1::text, $2::text, $3::text, $4::text)`,
 		[runId, wanted?.nodeId ?? null, wanted?.generation ?? null, wanted?.recovers ?? null],
 	)
 	if (row === undefined || row.outcome === 'unknown') throw new NotFoundError(`There is no run '${runId}'.`)
+	if (wanted?.generation !== undefined && !row.known)
+		throw new NotFoundError(`Run '${runId}' has no such node.`)
 	const nodeIds = JSON.parse(row.nodes) as string[]
 	if (row.outcome === 'retried') return { runId, status: row.status, nodeIds }
 	throw new ConflictError(refusal(row, runId, wanted?.nodeId, nodeIds.map((id) => `'${id}'`).join(', ')))
 }
 
-function refusal({ outcome, status, parent }: RetryRow, runId: string, nodeId: string | undefined, nodes: string): string {
+function refusal(
+	{ outcome, status, parent }: RetryRow,
+	runId: string,
+	nodeId: string | undefined,
+	nodes: string,
+): string {
 	switch (outcome) {
 		case 'cancelled':
 			return `Run '${runId}' was cancelled: it stays so. Start another one.`

@@ -104,22 +104,34 @@ const EVENTS = `with run as (
  * A page of a run's events, in the order of time.
  * @throws NotFoundError; InvalidInputError for a cursor that this function did not make
  */
-export async function listRunEvents(db: Executor, runId: string, input: RunEventsInput = {}): Promise<EventPage> {
+export async function listRunEvents(
+	db: Executor,
+	runId: string,
+	input: RunEventsInput = {},
+): Promise<EventPage> {
 	const limit = Math.min(Math.max(Math.trunc(input.limit ?? 500), 1), 2000)
-	const after = input.cursor === undefined ? [] : decodeCursor(input.cursor, ['timestamp', 'integer', 'text'])
+	const after =
+		input.cursor === undefined ? [] : decodeCursor(input.cursor, ['timestamp', 'integer', 'text'])
 	const rows = await query(
 		db,
 		`${EVENTS} ${after.length === 0 ? '' : 'where (k.at, k.rank, k.key) > ($2::text::timestamptz, $3::text::int, $4::text collate "C")'}
 		order by k.at, k.rank, k.key limit ${limit + 1}`,
 		[runId, ...after],
 	)
-	if (rows.length === 0 && (await readStatus(db, runId)) === undefined) throw new NotFoundError(`There is no run '${runId}'.`)
+	if (rows.length === 0 && (await readStatus(db, runId)) === undefined)
+		throw new NotFoundError(`There is no run '${runId}'.`)
 	const page = rows.slice(0, limit)
 	const last = page.at(-1)
 	return {
 		events: page.map((row) => runEvent(runId, row)),
 		...(rows.length > limit && last !== undefined
-			? { nextCursor: encodeCursor([String(last['keysetAt']), String(last['rank']), String(last['key'])]) }
+			? {
+					nextCursor: encodeCursor([
+						String(last['keysetAt']),
+						String(last['rank']),
+						String(last['key']),
+					]),
+				}
 			: {}),
 	}
 }
@@ -127,7 +139,10 @@ export async function listRunEvents(db: Executor, runId: string, input: RunEvent
 function runEvent(runId: string, row: Row): RunEvent {
 	const blueprintId = String(row['blueprintId'])
 	const nodeId = String(row['node'])
-	const detail = typeof row['detailJson'] === 'string' ? (JSON.parse(row['detailJson']) as Record<string, unknown>) : {}
+	const detail =
+		typeof row['detailJson'] === 'string'
+			? (JSON.parse(row['detailJson']) as Record<string, unknown>)
+			: {}
 	const at = String(row['shownAt'])
 	const run = { blueprintId, executionId: runId }
 	const ofNode = {
@@ -138,27 +153,55 @@ function runEvent(runId: string, row: Row): RunEvent {
 	const error = typeof detail['error'] === 'string' ? { error: JSON.parse(detail['error']) as unknown } : {}
 	switch (row['what']) {
 		case 'run':
-			return { at, ...statusEvent(detail['status'] as RunStatus, detail['before'] as RunStatus | null, run) }
+			return {
+				at,
+				...statusEvent(detail['status'] as RunStatus, detail['before'] as RunStatus | null, run),
+			}
 		case 'start':
 			return { type: 'node:start', payload: { nodeId, ...run }, ...ofNode }
 		case 'finish': {
 			const { action } = detail
-			return { type: 'node:finish', payload: { nodeId, result: typeof action === 'string' ? { action } : {}, ...run }, ...ofNode }
+			return {
+				type: 'node:finish',
+				payload: { nodeId, result: typeof action === 'string' ? { action } : {}, ...run },
+				...ofNode,
+			}
 		}
 		case 'error':
 			return { type: 'node:error', payload: { nodeId, ...error, ...run }, ...ofNode }
 		case 'retry':
-			return { type: 'node:retry', payload: { nodeId, attempt: row['attempt'], outcome: detail['outcome'], ...error, ...run }, ...ofNode }
+			return {
+				type: 'node:retry',
+				payload: { nodeId, attempt: row['attempt'], outcome: detail['outcome'], ...error, ...run },
+				...ofNode,
+			}
 		case 'fallback':
-			return { type: 'node:fallback', payload: { nodeId: recoveredBy(String(row['recovers']))[0], fallback: nodeId, ...run }, ...ofNode }
+			return {
+				type: 'node:fallback',
+				payload: { nodeId: recoveredBy(String(row['recovers']))[0], fallback: nodeId, ...run },
+				...ofNode,
+			}
 		default: {
 			const { target, condition, result } = detail
-			return { type: 'edge:evaluate', payload: { source: nodeId, target, ...(typeof condition === 'string' ? { condition } : {}), result }, ...ofNode }
+			return {
+				type: 'edge:evaluate',
+				payload: {
+					source: nodeId,
+					target,
+					...(typeof condition === 'string' ? { condition } : {}),
+					result,
+				},
+				...ofNode,
+			}
 		}
 	}
 }
 
-function statusEvent(status: RunStatus, before: RunStatus | null, run: Readonly<Record<string, string>>): Pick<RunEvent, 'type' | 'payload'> {
+function statusEvent(
+	status: RunStatus,
+	before: RunStatus | null,
+	run: Readonly<Record<string, string>>,
+): Pick<RunEvent, 'type' | 'payload'> {
 	if (before === null) return { type: 'workflow:start', payload: run }
 	if (isTerminal(status)) return { type: 'workflow:finish', payload: { ...run, status } }
 	// Unpaused, though it waits: it goes on all the same.

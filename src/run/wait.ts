@@ -28,7 +28,8 @@ export async function waitForRun(db: Executor, runId: string, options: WaitOptio
 			signal?.throwIfAborted()
 			const status = await readStatus(db, runId)
 			const remainingMs = deadline - performance.now()
-			if (status === undefined || isTerminal(status) || remainingMs <= 0) break
+			// Not a number is no time at all.
+			if (status === undefined || isTerminal(status) || !(remainingMs > 0)) break
 			await new Promise<void>((resolve) => {
 				const timer = setTimeout(resolve, Math.min(pollMs, remainingMs))
 				wake = () => {

@@ -50,6 +50,7 @@ const open = (options: Partial<RabbitMqBrokerOptions> = {}): Broker => {
 		jobsExchange,
 		minBackoffMs: 20,
 		maxBackoffMs: 200,
+		idleCheckMs: 300,
 		closeTimeoutMs: 1_000,
 		logger: noLogger,
 		...options,
@@ -527,14 +528,23 @@ describe('A RabbitMQ connection that was handed in', () => {
 	let connection: ChannelModel
 	/** Every channel that was opened on it. */
 	let channels: Channel[]
+	/** The tag of every consumer. */
+	let consumerTags: string[]
 
 	beforeEach(async () => {
 		connection = await connect(proxy.url)
 		channels = []
+		consumerTags = []
 		const createChannel = connection.createChannel.bind(connection)
 		connection.createChannel = async (options) => {
 			const channel = await createChannel(options)
 			channels.push(channel)
+			const subscribe = channel.consume.bind(channel)
+			channel.consume = async (...consumer) => {
+				const answer = await subscribe(...consumer)
+				consumerTags.push(answer.consumerTag)
+				return answer
+			}
 			return channel
 		}
 	})
@@ -593,6 +603,35 @@ describe('A RabbitMQ connection that was handed in', () => {
 		await publishUntilConfirmed(broker, message('b'))
 		await waitFor('the second', () => inbox.ids.includes('b'))
 		expect(proxy.accepted).toBe(1)
+	})
+
+	it('is subscribed on anew when the broker delivers nothing although messages wait', async () => {
+		const log = new Recorder()
+		const broker = open({ connection, logger: log, idleCheckMs: 50 })
+		const inbox = await consume(broker)
+		await publishUntilConfirmed(broker, message('a'))
+		await waitFor('the first', () => inbox.ids.length === 1)
+		// Behind the back of the subscription, which hears nothing of it.
+		await channels.at(-1)?.cancel(consumerTags[0] ?? '')
+		await publishUntilConfirmed(broker, message('b'))
+		await waitFor('the second', () => inbox.ids.includes('b'))
+		expect(log.lines.map(({ fields }) => fields['error'])).toContain(
+			'messages wait, but RabbitMQ delivers none',
+		)
+	})
+
+	it('keeps its consumer while there is nothing to deliver, or nobody settles', async () => {
+		const broker = open({ connection, idleCheckMs: 10 })
+		const inbox = await consume(broker, () => {}, 2)
+		await waitFor('the subscription', () => consumerTags.length === 1)
+		const checks = () => broker.depth(queue)
+		for (let count = 0; count < 20; count += 1)
+			await waitFor('an idle check or two', checks, { until: (n) => n === 0 })
+		await publishUntilConfirmed(broker, ...messages(5))
+		await waitFor('the deliveries', () => inbox.ids.length === 2)
+		for (let count = 0; count < 20; count += 1)
+			await waitFor('an idle check or two', checks, { until: (n) => n === 3 })
+		expect(consumerTags).toHaveLength(1)
 	})
 
 	it('that the broker blocks counts as not connected, and publications fail in time', async () => {

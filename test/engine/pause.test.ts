@@ -12,10 +12,17 @@ let worker: string
 beforeAll(async () => {
 	core = await createCore()
 	worker = await core.worker()
-	await core.register(flow('chain', [['a', 'b'], ['b', 'c']]))
+	await core.register(
+		flow('chain', [
+			['a', 'b'],
+			['b', 'c'],
+		]),
+	)
 	await core.register(flow('two', [], { a: {}, b: {} }))
 	await core.register(flow('one', [], { a: {} }))
-	await core.register(flow('nested', [['sub', 'after']], { sub: { uses: 'subflow', params: { blueprintId: 'one' } } }))
+	await core.register(
+		flow('nested', [['sub', 'after']], { sub: { uses: 'subflow', params: { blueprintId: 'one' } } }),
+	)
 	await core.register(flow('deep', [], { outer: { uses: 'subflow', params: { blueprintId: 'nested' } } }))
 })
 afterEach(async () => expect(await core.violations()).toEqual([]))
@@ -35,21 +42,39 @@ async function startChild(runId: string, nodeId: string, childBlueprint: string)
 async function wait(runId: string, nodeId: string, delayMs?: number): Promise<void> {
 	await core.drain()
 	const { key, token } = await core.claimed(worker, runId, nodeId)
-	await core.commit({ key, token, outcome: 'waiting', wait: `{"reason":"${delayMs === undefined ? 'external_event' : 'timer'}"}`, delayMs })
+	await core.commit({
+		key,
+		token,
+		outcome: 'waiting',
+		wait: `{"reason":"${delayMs === undefined ? 'external_event' : 'timer'}"}`,
+		delayMs,
+	})
 }
 
 /** Lets a node's timer be due. */
 const fire = async (runId: string): Promise<void> => {
-	await core.rows(`update flowcraft_nodes set due_at = '2020-01-01' where run_id = $1 and due_at is not null`, runId)
+	await core.rows(
+		`update flowcraft_nodes set due_at = '2020-01-01' where run_id = $1 and due_at is not null`,
+		runId,
+	)
 	await core.rows(`update flowcraft_outbox set due_at = '2020-01-01' where run_id = $1`, runId)
 }
 
-const claim = async (runId: string, nodeId: string): Promise<string> => (await core.claim(worker, keyOf(runId, nodeId))).status
+const claim = async (runId: string, nodeId: string): Promise<string> =>
+	(await core.claim(worker, keyOf(runId, nodeId))).status
 const statuses = (runId: string) =>
-	core.rows<{ status: string }>('select status from flowcraft_transitions where run_id = $1 order by recorded_at, id', runId).then((rows) => rows.map(({ status }) => status))
+	core
+		.rows<{ status: string }>(
+			'select status from flowcraft_transitions where run_id = $1 order by recorded_at, id',
+			runId,
+		)
+		.then((rows) => rows.map(({ status }) => status))
 /** Messages of this run that a relay would publish now. */
 const messages = async (runId: string): Promise<string[]> =>
-	(await core.drain()).filter((key) => key.runId === runId).map(({ nodeId }) => nodeId).sort()
+	(await core.drain())
+		.filter((key) => key.runId === runId)
+		.map(({ nodeId }) => nodeId)
+		.sort()
 
 describe('a paused run', () => {
 	test('starts nothing that is queued, and goes on with it when it is unpaused', async () => {
@@ -85,8 +110,12 @@ describe('a paused run', () => {
 		await pauseRun(core.sql, runId)
 		await core.commit(core.completed(a))
 		expect((await core.run(runId)).status).toBe('completed')
-		await expect(unpauseRun(core.sql, runId)).rejects.toThrow(`Run '${runId}' is completed: it is not paused.`)
-		await expect(pauseRun(core.sql, runId)).rejects.toThrow(`Run '${runId}' is completed: there is nothing to pause.`)
+		await expect(unpauseRun(core.sql, runId)).rejects.toThrow(
+			`Run '${runId}' is completed: it is not paused.`,
+		)
+		await expect(pauseRun(core.sql, runId)).rejects.toThrow(
+			`Run '${runId}' is completed: there is nothing to pause.`,
+		)
 	})
 
 	test('keeps a retry back, and its delay', async () => {
@@ -119,7 +148,10 @@ describe('a paused run', () => {
 		const childRunId = await startChild(runId, 'sub', 'one')
 		await pauseRun(core.sql, runId)
 		await cancelRun(core.sql, runId)
-		expect([(await core.run(runId)).status, (await core.run(childRunId)).status]).toEqual(['cancelled', 'cancelled'])
+		expect([(await core.run(runId)).status, (await core.run(childRunId)).status]).toEqual([
+			'cancelled',
+			'cancelled',
+		])
 	})
 
 	test('which nobody knows is refused', async () => {
@@ -134,7 +166,10 @@ describe('a paused run', () => {
 		await messages(runId)
 		await core.rows(`update flowcraft_nodes set emitted_at = '2020-01-01' where run_id = $1`, runId)
 		expect(await sweepLost(core.sql, 1000, false, 100)).toBe(0)
-		await core.rows(`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`, mortal)
+		await core.rows(
+			`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`,
+			mortal,
+		)
 		await sweepWorkers(core.sql, 100)
 		expect((await core.nodes(runId))['a']).toMatchObject({ state: 'ready', crashes: 1 })
 		expect(await messages(runId)).toEqual(['a'])
@@ -148,7 +183,10 @@ describe('a paused run', () => {
 	test('gets a message again that a relay has in hand: it may have been dropped already', async () => {
 		const runId = await core.start('one')
 		await pauseRun(core.sql, runId)
-		await core.rows(`update flowcraft_outbox set claim_token = gen_random_uuid(), claimed_until = now() + interval '1 minute' where run_id = $1`, runId)
+		await core.rows(
+			`update flowcraft_outbox set claim_token = gen_random_uuid(), claimed_until = now() + interval '1 minute' where run_id = $1`,
+			runId,
+		)
 		await unpauseRun(core.sql, runId)
 		expect(await core.outbox(runId)).toEqual(['a', 'a'])
 	})
@@ -189,7 +227,10 @@ describe('waits in a paused run', () => {
 		expect(await core.run(runId)).toMatchObject({ status: 'paused', live: 1, waiting: 0 })
 		expect(await unpauseRun(core.sql, runId)).toMatchObject({ status: 'running' })
 		expect(await messages(runId)).toEqual(['a'])
-		expect(await core.claimed(worker, runId, 'a')).toMatchObject({ wake: 'resume', resume: '{"output":"\\"yes\\""}' })
+		expect(await core.claimed(worker, runId, 'a')).toMatchObject({
+			wake: 'resume',
+			resume: '{"output":"\\"yes\\""}',
+		})
 	})
 })
 
@@ -237,7 +278,10 @@ describe('pausing with children', () => {
 
 	test('a run awaits after it was unpaused exactly if all that is live of it waits, in its children too', async () => {
 		const [waiting, resumed] = [await core.start('nested'), await core.start('nested')]
-		const children = [await startChild(waiting, 'sub', 'one'), await startChild(resumed, 'sub', 'one')] as const
+		const children = [
+			await startChild(waiting, 'sub', 'one'),
+			await startChild(resumed, 'sub', 'one'),
+		] as const
 		for (const child of children) await wait(child, 'a')
 		await core.drain()
 		for (const runId of [waiting, resumed]) {
@@ -302,6 +346,7 @@ describe('races', () => {
 		}
 		await Promise.all([...runIds.map(steer), work(), work()])
 		await work()
-		for (const runId of runIds) expect(await core.run(runId)).toMatchObject({ status: 'completed', live: 0, waiting: 0 })
+		for (const runId of runIds)
+			expect(await core.run(runId)).toMatchObject({ status: 'completed', live: 0, waiting: 0 })
 	})
 })

@@ -391,7 +391,7 @@ describe('what was kept for its time', () => {
 		await core.start('one', { idempotencyKey: 'expired' })
 		await core.rows(`update flowcraft_idempotency_keys set expires_at = clock_timestamp() where key = 'expired'`)
 		await core.rows(
-			`insert into flowcraft_kept_events (name, expires_at) values ('kept', clock_timestamp() + interval '1 minute'), ('expired', clock_timestamp())`,
+			`insert into flowcraft_kept_events (name, payload, expires_at) values ('kept', '{}', clock_timestamp() + interval '1 minute'), ('expired', '{}', clock_timestamp())`,
 		)
 		expect(await sweepExpired(core.sql, 3_600_000)).toBe(3)
 		expect(await core.rows('select key from flowcraft_idempotency_keys')).toEqual([{ key: 'kept' }])

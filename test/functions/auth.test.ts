@@ -30,6 +30,14 @@ const PROTECTED: [method: string, path: string, body?: unknown][] = [
 	['POST', '/runs', { blueprint: 'idle' }],
 	['POST', '/runs/x/cancel'],
 	['POST', '/runs/x/resume', {}],
+	['POST', '/runs/x/pause'],
+	['POST', '/runs/x/unpause'],
+	['POST', '/runs/x/retry', {}],
+	['GET', '/runs/x/nodes'],
+	['GET', '/runs/x/events'],
+	['GET', '/dead-letters'],
+	['POST', '/dead-letters/x/replay'],
+	['POST', '/dead-letters/x/discard'],
 	['PUT', '/blueprints/x', { nodes: [{ id: 'a', uses: 'x' }] }],
 	['GET', '/blueprints'],
 	['GET', '/blueprints/x'],
@@ -90,14 +98,23 @@ test('a key does what its scopes say, and nothing else', async () => {
 			await statusOf(secret, 'POST', '/runs', { blueprint: 'idle' }),
 			await statusOf(secret, 'POST', `/runs/${runId}/cancel`),
 			await statusOf(secret, 'PUT', `/blueprints/by-${name}`, blueprint),
+			await statusOf(secret, 'GET', `/runs/${runId}/nodes`),
+			await statusOf(secret, 'GET', `/runs/${runId}/events`),
+			await statusOf(secret, 'GET', '/dead-letters'),
+			// Allowed: there is nothing of the kind, or not any more.
+			await statusOf(secret, 'POST', `/runs/missing/pause`),
+			await statusOf(secret, 'POST', `/runs/missing/unpause`),
+			await statusOf(secret, 'POST', `/runs/missing/retry`),
+			await statusOf(secret, 'POST', '/dead-letters/missing/replay'),
+			await statusOf(secret, 'POST', '/dead-letters/missing/discard'),
 		]
 	}
 	expect(allowed).toEqual({
-		all: [200, 202, 200, 201],
-		reader: [200, 403, 403, 403],
-		starter: [200, 202, 403, 403],
-		operator: [403, 403, 200, 403],
-		admin: [403, 403, 403, 201],
+		all: [200, 202, 200, 201, 200, 200, 200, 404, 404, 404, 404, 404],
+		reader: [200, 403, 403, 403, 200, 200, 200, 403, 403, 403, 403, 403],
+		starter: [200, 202, 403, 403, 200, 200, 200, 403, 403, 403, 403, 403],
+		operator: [403, 403, 200, 403, 403, 403, 403, 404, 404, 404, 404, 404],
+		admin: [403, 403, 403, 201, 403, 403, 403, 403, 403, 403, 403, 403],
 	})
 	const refused = await api.post('/runs', { blueprint: 'idle' }, bearer(SECRETS.reader))
 	expect(refused.body).toMatchObject({

@@ -38,6 +38,14 @@ test('operation ids are stable: clients are generated from them', () => {
 			]),
 		),
 	).toEqual({
+		'GET /dead-letters': 'listDeadLetters',
+		'POST /dead-letters/{id}/discard': 'discardDeadLetter',
+		'POST /dead-letters/{id}/replay': 'replayDeadLetter',
+		'GET /runs/{id}/events': 'listRunEvents',
+		'GET /runs/{id}/nodes': 'listRunNodes',
+		'POST /runs/{id}/pause': 'pauseRun',
+		'POST /runs/{id}/retry': 'retryRun',
+		'POST /runs/{id}/unpause': 'unpauseRun',
 		'POST /runs': 'startRun',
 		'GET /runs': 'listRuns',
 		'GET /runs/{id}': 'getRun',
@@ -119,6 +127,10 @@ test('examples of requests are accepted as they stand', async () => {
 	expect(
 		(await api.post(`/runs/${started.body.runId}/resume`, exampleOf('/runs/{id}/resume', 'post'))).status,
 	).toBe(409)
+	// Nothing has failed, but the body is in order.
+	expect(
+		(await api.post(`/runs/${started.body.runId}/retry`, exampleOf('/runs/{id}/retry', 'post'))).status,
+	).toBe(409)
 	expect(
 		(await api.post(`/runs/${started.body.runId}/cancel`, exampleOf('/runs/{id}/cancel', 'post'))).status,
 	).toBe(200)
@@ -134,6 +146,8 @@ test('fields of answers are those of the document', async () => {
 	}
 	expectFields('Run', (await api.get(`/runs/${started.runId}`)).body)
 	expectFields('RunSummary', (await api.get('/runs')).body.runs[0])
+	expectFields('NodeRun', (await api.get(`/runs/${started.runId}/nodes`)).body.nodes[0])
+	expectFields('RunEvent', (await api.get(`/runs/${started.runId}/events`)).body.events[0])
 	expectFields('RunState', started)
 	expectFields('Blueprint', (await api.get('/blueprints/idle')).body)
 	expectFields('BlueprintSummary', (await api.get('/blueprints')).body.blueprints[0])

@@ -86,11 +86,29 @@ test('each operation costs one round trip to the database, a start with a key an
 			},
 			'GET /runs/:id': async () => (await ask(app, 'GET', `/runs/${runId}`)).status,
 			'GET /runs': async () => (await ask(app, 'GET', '/runs?status=running&tag=x')).status,
+			'GET /runs/:id/nodes': async () =>
+				(await ask(app, 'GET', `/runs/${runId}/nodes?include=output`)).status,
+			'GET /runs/:id/events': async () => (await ask(app, 'GET', `/runs/${runId}/events`)).status,
+			'POST /runs/:id/pause': async () => (await ask(app, 'POST', `/runs/${runId}/pause`)).status,
+			'POST /runs/:id/unpause': async () => (await ask(app, 'POST', `/runs/${runId}/unpause`)).status,
+			'POST /runs/:id/retry': async () => (await ask(app, 'POST', `/runs/${runId}/retry`)).status,
 			'POST /runs/:id/cancel': async () => (await ask(app, 'POST', `/runs/${runId}/cancel`)).status,
 			'POST /events/:name': async () =>
 				(await ask(app, 'POST', '/events/paid', { body: { payload: 1 } })).status,
 			'POST /webhooks/:token': async () =>
 				(await ask(app, 'POST', `/webhooks/${'A'.repeat(43)}`, { body: { paid: true } })).status,
+			'GET /dead-letters': async () => (await ask(app, 'GET', '/dead-letters')).status,
+			'POST /dead-letters/:id/replay': async () =>
+				(await ask(app, 'POST', `/dead-letters/${btoa(JSON.stringify([runId, 'x', '', '']))}/replay`))
+					.status,
+			'POST /dead-letters/:id/discard': async () =>
+				(
+					await ask(
+						app,
+						'POST',
+						`/dead-letters/${btoa(JSON.stringify([runId, 'x', '', '']))}/discard`,
+					)
+				).status,
 			'GET /workers': async () => (await ask(app, 'GET', '/workers')).status,
 			'GET /readyz': async () => (await ask(app, 'GET', '/readyz')).status,
 		}

@@ -3,7 +3,7 @@
  * that is a function, and commits as the real planner plans them. For tests of what the functions in `src/db/sql` do.
  */
 import { readFileSync } from 'node:fs'
-import { PropertyEvaluator, type WorkflowBlueprint } from 'flowcraft'
+import { type NodeDefinition, PropertyEvaluator, type WorkflowBlueprint } from 'flowcraft'
 import type { Sql } from 'postgres'
 import { type BlueprintGraph, createGraph } from '../../src/blueprint/graph.js'
 import { registerBlueprint } from '../../src/blueprint/register.js'
@@ -54,6 +54,7 @@ export interface Core {
 	readonly sql: Sql
 	rows<T extends Row>(text: string, ...parameters: (string | number | null)[]): Promise<T[]>
 	register(blueprint: WorkflowBlueprint): Promise<void>
+	definition(blueprintId: string, nodeId: string): NodeDefinition
 	/** Starts a run and returns its id. */
 	start(blueprint: string, input?: Omit<StartRunInput, 'blueprint'>): Promise<string>
 	/** Enters a worker into the registry and returns its id. */
@@ -123,6 +124,11 @@ export async function createCore(): Promise<Core> {
 		async register(blueprint) {
 			await registerBlueprint(sql, blueprint)
 			graphs.set(blueprint.id, createGraph(blueprint))
+		},
+		definition(blueprintId, nodeId) {
+			const node = graphOf(blueprintId).nodes.get(nodeId)
+			if (node === undefined) throw new Error(`Blueprint '${blueprintId}' has no node '${nodeId}'`)
+			return node
 		},
 		start: async (blueprint, input = {}) => (await startRun(sql, { ...input, blueprint })).runId,
 		async worker(leaseMs = 600_000) {

@@ -11,14 +11,7 @@
  * Each process may have an adapter; they share the work. A run's next message is published by whichever relay finds it,
  * so at least one must run somewhere: here, or as `npm run start:relay`.
  */
-import type { ChannelModel } from 'amqplib'
-import {
-	type AdapterOptions,
-	BaseDistributedAdapter,
-	type ICoordinationStore,
-	type ILogger,
-	type JobPayload,
-} from 'flowcraft'
+import { type AdapterOptions, BaseDistributedAdapter, type ILogger, type JobPayload } from 'flowcraft'
 import { PostgresContext } from '../../src/context/postgres-context.js'
 import { createValueCodec, type ValueCodec } from '../../src/context/values.js'
 import { createDatabase, type Database } from '../../src/db/client.js'
@@ -35,54 +28,10 @@ import type { WorkflowsModule } from '../execution/workflows.js'
 import { createRelay, type Relay } from '../relay/relay.js'
 import { startWhenReachable } from '../start-when-reachable.js'
 import { sleep } from '../worker/commits.js'
-import { createWorker, type Worker, type WorkerOptions } from '../worker/worker.js'
+import { createWorker, type Worker } from '../worker/worker.js'
 import { InMemoryCoordinationStore } from './coordination-store.js'
 import { announceEnqueued, announceProcessed } from './job-events.js'
-
-export interface RabbitMqAdapterOptions
-	extends
-		Omit<AdapterOptions, 'runtimeOptions' | 'coordinationStore'>,
-		Pick<
-			WorkerOptions,
-			| 'concurrency'
-			| 'leaseMs'
-			| 'drainMs'
-			| 'unrunnableLimitMs'
-			| 'poolSize'
-			| 'publicUrl'
-			| 'webhookSecret'
-			| 'name'
-		> {
-	/** Blueprints, registry and the rest, as for `FlowRuntime`. A blueprint may also be a `createFlow` builder. */
-	readonly runtimeOptions: AdapterOptions['runtimeOptions'] | WorkflowsModule
-	/**
-	 * `postgres://user:password@host:5432/database`. A URL and no client, because a worker's heartbeat comes from a
-	 * thread with a connection of its own, which a client cannot be handed to. The migrations must have been applied.
-	 */
-	readonly databaseUrl: string
-	/**
-	 * An open connection of amqplib's, for consuming and publishing alike. It stays the caller's: it is not closed here,
-	 * and not replaced when it ends, which ends this adapter's work until it is made anew.
-	 */
-	readonly amqpConnection?: ChannelModel
-	/** Instead of `amqpConnection`: connections are opened here, and again whenever they are lost. */
-	readonly amqpUrl?: string
-	/** Default `flowcraft-jobs`. Declared as a durable quorum queue with a dead-letter queue beside it. */
-	readonly queueName?: string
-	/** For nodes and subclasses that use it. No result depends on it. Default: one in the memory of this process. */
-	readonly coordinationStore?: ICoordinationStore
-	/** Run a relay too. Default true; with false another process has to (`createRelay`, `npm run start:relay`). */
-	readonly relay?: boolean
-	/** Wakes relays and workers early. It stays the caller's. Default: one within this process. */
-	readonly doorbell?: Doorbell
-	/** Grace before a message counts as lost, of the relay and of `reconcile`, in ms. Default 30000. */
-	readonly stalledMs?: number
-	/** The tables' names are fixed; these may be given, but no others. */
-	readonly contextTableName?: 'flowcraft_contexts'
-	readonly statusTableName?: 'flowcraft_statuses'
-	/** Not taken: pass `databaseUrl`. */
-	readonly pgClient?: never
-}
+import { checkOptions, checkThreshold, type RabbitMqAdapterOptions, workerPartOf } from './options.js'
 
 export interface ReconcileOptions {
 	/** Grace before a message counts as lost, in seconds. Default: the adapter's `stalledMs`. */
@@ -290,7 +239,7 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 				: { eventBus: announceProcessed(runtimeOptions.eventBus, eventBus) }),
 		}
 		const worker = createWorker({
-			...pickWorkerOptions(this.#options),
+			...workerPartOf(this.#options),
 			...common,
 			databaseUrl: this.#options.databaseUrl,
 			workflows,
@@ -382,97 +331,8 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 	}
 }
 
-/** @throws TypeError */
-export function checkThreshold(stalledThresholdSeconds: unknown): void {
-	if (
-		typeof stalledThresholdSeconds === 'number' &&
-		Number.isFinite(stalledThresholdSeconds) &&
-		stalledThresholdSeconds > 0
-	)
-		return
-	throw new TypeError(
-		`stalledThresholdSeconds must be a number of seconds greater than 0, not ${String(stalledThresholdSeconds)}`,
-	)
-}
-
-/** What is wrong with a table's name; undefined if it is ours, or none was given. */
-export function tableNameFault(option: string, given: unknown, fixed: string): string | undefined {
-	if (given === undefined || given === fixed) return undefined
-	return `${option} cannot be ${JSON.stringify(given)}: the table is named ${fixed}, by the migrations and by the functions in Postgres that write to it. Leave the option out; a second deployment needs a database of its own`
-}
-
 function notOurs(method: string, instead: string): Error {
 	return new Error(`RabbitMqAdapter has no use for ${method}: ${instead}.`)
-}
-
-/** Callers without types, and callers who come from Flowcraft's own adapter, are told what to pass instead. */
-function checkOptions(
-	options: Readonly<Record<keyof RabbitMqAdapterOptions, unknown>> | RabbitMqAdapterOptions,
-): void {
-	const given: Readonly<Partial<Record<keyof RabbitMqAdapterOptions, unknown>>> = options
-	const faults: string[] = []
-	const isUrl = (value: unknown, ...protocols: string[]): boolean =>
-		typeof value === 'string' && URL.canParse(value) && protocols.includes(new URL(value).protocol)
-	const isConnection = (value: unknown): boolean =>
-		typeof value === 'object' &&
-		value !== null &&
-		'createConfirmChannel' in value &&
-		typeof value.createConfirmChannel === 'function'
-
-	if (given.pgClient !== undefined) {
-		faults.push(
-			'pgClient is not taken: pass databaseUrl, the URL that the client connects to, instead (a client cannot be handed to the thread of the heartbeat)',
-		)
-	} else if (!isUrl(given.databaseUrl, 'postgres:', 'postgresql:')) {
-		// Not quoted: it may hold a password.
-		faults.push(
-			'databaseUrl must be a URL like postgres://user:password@host:5432/database, not a client',
-		)
-	}
-	if ((given.amqpConnection === undefined) === (given.amqpUrl === undefined)) {
-		faults.push('exactly one of amqpConnection and amqpUrl must be given')
-	} else if (given.amqpConnection !== undefined && !isConnection(given.amqpConnection)) {
-		faults.push("amqpConnection must be what amqplib's connect() resolves with: await it first")
-	} else if (given.amqpUrl !== undefined && !isUrl(given.amqpUrl, 'amqp:', 'amqps:')) {
-		faults.push('amqpUrl must be a URL like amqp://user:password@host:5672/vhost')
-	}
-	if (typeof given.runtimeOptions !== 'object' || given.runtimeOptions === null) {
-		faults.push('runtimeOptions must be an object with blueprints and registry, as for FlowRuntime')
-	}
-	if (given.publicUrl !== undefined && !isUrl(given.publicUrl, 'http:', 'https:'))
-		faults.push('publicUrl must be an http or https URL')
-	if (
-		given.webhookSecret !== undefined &&
-		!(typeof given.webhookSecret === 'string' && given.webhookSecret.length >= 32)
-	) {
-		faults.push('webhookSecret must be text of at least 32 characters')
-	}
-	if (
-		given.queueName !== undefined &&
-		!(typeof given.queueName === 'string' && /^[\w.-]{1,200}$/.test(given.queueName))
-	) {
-		faults.push('queueName must consist of letters, digits, dots, dashes and underscores, 200 at most')
-	}
-	for (const fault of [
-		tableNameFault('contextTableName', given.contextTableName, 'flowcraft_contexts'),
-		tableNameFault('statusTableName', given.statusTableName, 'flowcraft_statuses'),
-	]) {
-		if (fault !== undefined) faults.push(fault)
-	}
-	if (given.concurrency !== undefined && !isWithin(given.concurrency, 1, 65_535))
-		faults.push('concurrency must be a whole number from 1 to 65535')
-	if (given.poolSize !== undefined && !isWithin(given.poolSize, 1, 200))
-		faults.push('poolSize must be a whole number from 1 to 200')
-	for (const name of ['leaseMs', 'drainMs', 'unrunnableLimitMs', 'stalledMs'] as const) {
-		const least = name === 'leaseMs' ? 500 : name === 'stalledMs' ? 1 : 0
-		if (given[name] !== undefined && !isWithin(given[name], least, 2 ** 31 - 1))
-			faults.push(`${name} must be a whole number of ms, at least ${least}`)
-	}
-	if (faults.length > 0) throw new TypeError(`RabbitMqAdapter: ${faults.join('; ')}`)
-}
-
-function isWithin(value: unknown, min: number, max: number): boolean {
-	return typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max
 }
 
 function checkResume(input: unknown): asserts input is ResumeInput {
@@ -488,39 +348,4 @@ function checkResume(input: unknown): asserts input is ResumeInput {
 			faults.push({ path: `/${name}`, message: 'must be text' })
 	}
 	if (faults.length > 0) throw new InvalidInputError('The run cannot be resumed', faults)
-}
-
-type WorkerPart = Pick<
-	WorkerOptions,
-	| 'concurrency'
-	| 'leaseMs'
-	| 'drainMs'
-	| 'unrunnableLimitMs'
-	| 'poolSize'
-	| 'publicUrl'
-	| 'webhookSecret'
-	| 'name'
->
-
-function pickWorkerOptions({
-	concurrency,
-	leaseMs,
-	drainMs,
-	unrunnableLimitMs,
-	poolSize,
-	publicUrl,
-	webhookSecret,
-	name,
-}: WorkerPart): WorkerPart {
-	const given = {
-		concurrency,
-		leaseMs,
-		drainMs,
-		unrunnableLimitMs,
-		poolSize,
-		publicUrl,
-		webhookSecret,
-		name,
-	}
-	return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
 }

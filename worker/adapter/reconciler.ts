@@ -4,7 +4,8 @@
  * does. Where a relay runs, its sweep has mostly been there before.
  */
 import { noLogger, type Logger } from '../../src/ports/logger.js'
-import { checkThreshold, type RabbitMqAdapter, tableNameFault } from './adapter.js'
+import type { RabbitMqAdapter } from './adapter.js'
+import { checkThreshold, tableNameFault } from './options.js'
 
 export interface RabbitMqReconcilerOptions {
 	/** Need not be started. */

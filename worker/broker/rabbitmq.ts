@@ -60,6 +60,8 @@ export interface RabbitMqBrokerOptions {
 	readonly confirmTimeoutMs?: number
 	/** How much of that `publish` waits for a connection, or for one that is blocked, in ms. Default 1000. */
 	readonly readyTimeoutMs?: number
+	/** A subscription that gets nothing although messages wait starts over after two to three of these, in ms. Default 3000. */
+	readonly idleCheckMs?: number
 	/** `depth` answers `undefined` after this, in ms. Default 2000. */
 	readonly depthTimeoutMs?: number
 	/** Longest that `close` waits for outstanding confirms, and again for the closing itself, in ms. Default 5000. */
@@ -123,6 +125,7 @@ export function createRabbitMqBroker(options: RabbitMqBrokerOptions): Broker {
 				prefetch,
 				onDelivery,
 				setupTimeoutMs,
+				idleCheckMs: settings.idleCheckMs,
 				minBackoffMs,
 				maxBackoffMs,
 				logger,
@@ -165,6 +168,7 @@ function withDefaults(options: RabbitMqBrokerOptions) {
 		setupTimeoutMs: options.setupTimeoutMs ?? 10_000,
 		confirmTimeoutMs: options.confirmTimeoutMs ?? 5_000,
 		readyTimeoutMs: options.readyTimeoutMs ?? 1_000,
+		idleCheckMs: options.idleCheckMs ?? 3_000,
 		depthTimeoutMs: options.depthTimeoutMs ?? 2_000,
 		closeTimeoutMs: options.closeTimeoutMs ?? 5_000,
 		logger: options.logger,

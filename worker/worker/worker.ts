@@ -357,19 +357,19 @@ export function createWorker(options: WorkerOptions): Worker {
 				logger.info('The worker drains', { workerId, running: running.size })
 				clearTimeout(saturatedTimer)
 				waiting = []
-				await Promise.all([
-					subscription?.close(),
-					markDraining(db, workerId).catch((error: unknown) => logger.warn('The registry was not told', { workerId, error })),
-				])
-				const drained = await Promise.race([idle().then(() => true), sleep(drainMs).then(() => false)])
-				if (!drained) {
+				// Without an id it never came as far as the registry.
+				const isRegistered = workerId !== ''
+				const tell = (mark: typeof markStopped): Promise<void> | undefined =>
+					isRegistered ? mark(db, workerId).catch((error: unknown) => logger.warn('The registry was not told', { workerId, error })) : undefined
+				await Promise.all([subscription?.close(), tell(markDraining)])
+				if (!(await idleWithin(drainMs))) {
 					running.abort(() => new WorkerDrainingError())
-					await Promise.race([idle(), sleep(CLAIM_DEADLINE_MS)])
+					await idleWithin(CLAIM_DEADLINE_MS)
 				}
 				stopListening?.()
 				await Promise.all(polls.map((loop) => loop.stop()))
 				await heartbeat?.stop()
-				await markStopped(db, workerId).catch((error: unknown) => logger.warn('The registry was not told', { workerId, error }))
+				await tell(markStopped)
 				await database.close()
 				logger.info('The worker has stopped', { workerId, ...counts })
 			})()
@@ -379,6 +379,14 @@ export function createWorker(options: WorkerOptions): Worker {
 		isReady: async () => subscription !== undefined && stopping === undefined && answers(db),
 		running: () => running.size,
 		counts: () => counts,
+	}
+
+	/** False: the time was over first. Leaves no timer behind. */
+	async function idleWithin(ms: number): Promise<boolean> {
+		const done = new AbortController()
+		const drained = await Promise.race([idle().then(() => true), sleep(ms, done.signal).then(() => false)])
+		done.abort()
+		return drained
 	}
 
 	async function idle(): Promise<void> {

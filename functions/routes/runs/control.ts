@@ -6,7 +6,7 @@ import { retryRun } from '../../../src/run/retry.js'
 import { jsonResponse } from '../../answer.js'
 import type { AddEndpoint, EndpointDefinition } from '../../endpoint.js'
 import { identifier } from '../fields.js'
-import { RUN_ID, runParams, stateSchema, status } from './schemas.js'
+import { retriedSchema, RUN_ID, runParams, stateSchema } from './schemas.js'
 
 const pauseRunEndpoint = {
 	method: 'post',
@@ -70,9 +70,7 @@ const retryRunEndpoint = {
 	answers: {
 		200: {
 			description: 'These nodes are tried again.',
-			schema: z
-				.object({ runId: z.string(), status, nodeIds: z.array(z.string()) })
-				.openapi('RetriedRun'),
+			schema: retriedSchema,
 			example: { runId: RUN_ID, status: 'running', nodeIds: ['charge'] },
 		},
 	},

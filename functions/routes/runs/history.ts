@@ -7,7 +7,8 @@ import { listRunEvents } from '../../../src/run/run-events.js'
 import { jsonResponse, jsonTextResponse } from '../../answer.js'
 import type { AddEndpoint, EndpointDefinition } from '../../endpoint.js'
 import { errorSchema, generationSchema, pageFields } from '../fields.js'
-import { asJson, RUN_ID, runParams } from './schemas.js'
+import { asJson } from './read.js'
+import { RUN_ID, runParams } from './schemas.js'
 
 const moment = z.string().openapi({ format: 'date-time' })
 
@@ -30,10 +31,7 @@ const nodeSchema = z
 			.openapi({ description: 'Of a retry, a timer, the timeout of a wait: not before.' }),
 		action: z.string().optional(),
 		error: errorSchema.optional(),
-		deadLetter: z
-			.string()
-			.optional()
-			.openapi({ description: 'Why no worker could bring it to an end.' }),
+		deadLetter: z.string().optional().openapi({ description: 'Why no worker could bring it to an end.' }),
 		waitReason: z.string().optional().openapi({
 			description: 'What it waits for: `timer`, `external_event`, or what the node gave.',
 		}),

@@ -8,7 +8,7 @@ import { isRunStatus, listRuns, readRun, type Run } from '../../../src/run/read.
 import { waitForRun } from '../../../src/run/wait.js'
 import { jsonResponse, jsonTextResponse } from '../../answer.js'
 import type { AddEndpoint, Call, EndpointDefinition } from '../../endpoint.js'
-import { identifier } from '../fields.js'
+import { identifier, pageFields } from '../fields.js'
 import { exampleSummary, runParams, runSchema, summarySchema } from './schemas.js'
 
 /** The longest that a request waits for a run's end. */
@@ -79,14 +79,7 @@ const listRunsEndpoint = {
 		blueprint: identifier('Only runs of this blueprint.').optional(),
 		tag: identifier('Only runs with this tag.').optional(),
 		parent: identifier('Only children of this run.').optional(),
-		limit: z
-			.string()
-			.regex(/^\d{1,9}$/, 'must be a whole number')
-			.transform(Number)
-			.refine((limit) => limit >= 1 && limit <= 200, 'must be from 1 to 200')
-			.optional()
-			.openapi({ type: 'integer', minimum: 1, maximum: 200, default: 50 }),
-		cursor: z.string().optional().openapi({ description: '`nextCursor` of the page before.' }),
+		...pageFields(50, 200),
 	}),
 	answers: {
 		200: {
@@ -161,7 +154,8 @@ function decoded(run: Run, codec: ValueCodec): Run {
 
 const plainJson = createValueCodec()
 
-function asJson(codec: ValueCodec, stored: string): string | null {
+/** What a stored value stands for, as JSON; null if it is no JSON value. */
+export function asJson(codec: ValueCodec, stored: string): string | null {
 	try {
 		return plainJson.encode('', codec.decode(stored))
 	} catch {

@@ -77,6 +77,10 @@ export const runSchema = z
 
 export const stateSchema = z.object({ runId: z.string(), status }).openapi('RunState')
 
+export const retriedSchema = z
+	.object({ runId: z.string(), status, nodeIds: z.array(z.string()) })
+	.openapi('RetriedRun')
+
 export const exampleSummary = {
 	runId: RUN_ID,
 	blueprint: 'content-moderation',

@@ -47,7 +47,7 @@ LANGUAGE sql STABLE ROWS 50 AS $$
 		UNION ALL SELECT '_outputs.' || o.node_id, o.output, o.finished_seq, 2 FROM outputs o
 		UNION ALL SELECT o.node_id, o.output, o.finished_seq, 2 FROM outputs o
 		UNION ALL SELECT '_inputs.' || i.node_id, i.input, -1, 0 FROM inputs i
-		UNION ALL SELECT '_executionId', '"' || p_run || '"', -1, 0
+		UNION ALL SELECT '_executionId', to_json(s.run_id)::text, -1, 0 FROM flowcraft_statuses s WHERE s.run_id = p_run
 	), newest AS (
 		SELECT DISTINCT ON (w.key) w.key, w.value FROM written w ORDER BY w.key, w.seq DESC, w.precedence DESC
 	)
@@ -749,9 +749,9 @@ BEGIN
 	--    inserts the row, later ones find it there.
 	IF cardinality(p_next_of) > 0 THEN
 		WITH added AS (
-			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, emitted_at, input_edge,
+			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, created_at, emitted_at, input_edge,
 				input_node, input_generation, input_recovers, input, dynamic)
-			SELECT p_runs[x.ix], x.node_id, x.generation, x.recovers, 'ready', v_now, x.edge,
+			SELECT p_runs[x.ix], x.node_id, x.generation, x.recovers, 'ready', v_now, v_now, x.edge,
 				x.input_node, x.input_generation, x.input_recovers, x.input, x.dynamic
 			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_edges,
 				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs, p_next_dynamic)
@@ -791,8 +791,8 @@ BEGIN
 
 	-- 5. Joins that wait for more. Before the arrivals, so that none of them completes a join that is still growing.
 	IF cardinality(p_raise_of) > 0 THEN
-		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, emitted_at)
-		SELECT p_runs[x.ix], x.node_id, x.generation, 'pending', max(x.expected) + sum(x.more), 0, 0, v_now
+		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, created_at, emitted_at)
+		SELECT p_runs[x.ix], x.node_id, x.generation, 'pending', max(x.expected) + sum(x.more), 0, 0, v_now, v_now
 		FROM unnest(p_raise_of, p_raise_nodes, p_raise_generations, p_raise_expected, p_raise_by)
 			AS x(ix, node_id, generation, expected, more)
 		WHERE x.ix = ANY (committed)
@@ -830,9 +830,9 @@ BEGIN
 				ON a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = g.generation AND a.source = g.source
 			ORDER BY g.run_id, g.node_id, g.generation, g.taken DESC, g.edge DESC
 		)
-		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, emitted_at, input_edge,
-			input_node, input_generation, input_recovers, input)
-		SELECT c.run_id, c.node_id, c.generation, 'pending', l.expected, c.arrived, c.taken, v_now,
+		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, created_at, emitted_at,
+			input_edge, input_node, input_generation, input_recovers, input)
+		SELECT c.run_id, c.node_id, c.generation, 'pending', l.expected, c.arrived, c.taken, v_now, v_now,
 			CASE l.taken WHEN 1 THEN l.edge END, CASE l.taken WHEN 1 THEN l.input_node END,
 			CASE l.taken WHEN 1 THEN l.input_generation END, CASE l.taken WHEN 1 THEN l.input_recovers END,
 			CASE l.taken WHEN 1 THEN l.input END
@@ -1482,7 +1482,7 @@ END $$;
 CREATE OR REPLACE FUNCTION flowcraft_fallbacks(p_run text) RETURNS TABLE (
 	failed_node text, failed_recovers text, node_id text, generation text, recovers text, state text
 )
-LANGUAGE sql STABLE ROWS 10 AS $$
+LANGUAGE sql STABLE ROWS 1000 AS $$
 	SELECT failed.id,
 		coalesce('[' || (
 			SELECT string_agg(to_json(outer_one.id)::text, ',' ORDER BY outer_one.position)
@@ -1566,19 +1566,16 @@ BEGIN
 	END IF;
 
 	-- 1. Which ones: what has failed, without those that a fallback may still recover.
-	WITH fallbacks AS MATERIALIZED (
-		SELECT f.* FROM flowcraft_fallbacks(p_run) f
-		WHERE f.state <> 'cancelled' AND (p_node IS NULL OR f.state <> 'failed')
-	)
 	SELECT array_agg(n.node_id), array_agg(n.generation), array_agg(n.recovers) INTO v_nodes, v_generations, v_recovers
 	FROM flowcraft_nodes n
 	WHERE n.run_id = p_run AND n.state = 'failed'
 		AND (p_node IS NULL OR n.node_id = p_node)
 		AND (p_generation IS NULL OR n.generation = p_generation)
 		AND (p_recovers IS NULL OR n.recovers = p_recovers)
-		AND NOT EXISTS (
-			SELECT FROM fallbacks f
-			WHERE f.failed_node = n.node_id AND f.failed_recovers = n.recovers AND f.generation = n.generation
+		-- Hashed once, however many have failed.
+		AND (n.node_id, n.generation, n.recovers) NOT IN (
+			SELECT f.failed_node, f.generation, f.failed_recovers FROM flowcraft_fallbacks(p_run) f
+			WHERE f.state <> 'cancelled' AND (p_node IS NULL OR f.state <> 'failed')
 		);
 	IF v_nodes IS NULL THEN
 		SELECT coalesce(array_agg(DISTINCT f.node_id), '{}') INTO nodes
@@ -2145,8 +2142,8 @@ END $$;
 -- the first turn of an inner loop that still turns, where what arrived from outside holds for all its turns; and
 -- whatever a kept node has as its input. So joins and `any` nodes find all that they may ever ask for.
 --
--- Looks at up to p_runs live runs after the run p_after, oldest first; `next` is where to go on, null at the end. One
--- that has no loops costs one look into an index that only loops are in.
+-- Looks at up to p_runs live runs after the run p_after, oldest first, until p_rows nodes are gone; `next` is where to
+-- go on, null at the end. A run without loops costs one look into an index that only loops are in.
 CREATE OR REPLACE FUNCTION flowcraft_sweep_generations(
 	p_after text, p_runs int, p_keep int, p_rows int, OUT deleted int, OUT next text
 )
@@ -2177,7 +2174,9 @@ BEGIN
 		LIMIT p_runs
 	LOOP
 		next := v_run;
-		CONTINUE WHEN NOT EXISTS (SELECT FROM flowcraft_nodes n WHERE n.run_id = v_run AND n.generation <> '');
+		CONTINUE WHEN NOT EXISTS (
+			SELECT FROM flowcraft_nodes n WHERE n.run_id = v_run AND n.generation <> '' GROUP BY n.node_id HAVING count(*) > p_keep
+		);
 		-- No commit of the run meanwhile; one that is under way now is not waited for.
 		PERFORM FROM flowcraft_statuses s WHERE s.run_id = v_run AND s.finished_at IS NULL FOR NO KEY UPDATE SKIP LOCKED;
 		CONTINUE WHEN NOT FOUND;
@@ -2226,5 +2225,7 @@ BEGIN
 			WHERE p.run_id = v_run AND p.node_id = g.node_id AND p.generation = g.generation AND p.recovers = g.recovers
 		)
 		SELECT deleted + count(*) INTO deleted FROM gone;
+		-- Their runs are locked until we are done.
+		EXIT WHEN deleted >= p_rows;
 	END LOOP;
 END $$;

@@ -38,7 +38,7 @@ LANGUAGE sql STABLE ROWS 50 AS $$
 		UNION ALL SELECT '_outputs.' || o.node_id, o.output, o.finished_seq, 2 FROM outputs o
 		UNION ALL SELECT o.node_id, o.output, o.finished_seq, 2 FROM outputs o
 		UNION ALL SELECT '_inputs.' || i.node_id, i.input, -1, 0 FROM inputs i
-		UNION ALL SELECT '_executionId', '"' || p_run || '"', -1, 0
+		UNION ALL SELECT '_executionId', to_json(s.run_id)::text, -1, 0 FROM flowcraft_statuses s WHERE s.run_id = p_run
 	), newest AS (
 		SELECT DISTINCT ON (w.key) w.key, w.value FROM written w ORDER BY w.key, w.seq DESC, w.precedence DESC
 	)

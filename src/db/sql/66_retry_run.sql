@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION flowcraft_fallbacks(p_run text) RETURNS TABLE (
 	failed_node text, failed_recovers text, node_id text, generation text, recovers text, state text
 )
-LANGUAGE sql STABLE ROWS 10 AS $$
+LANGUAGE sql STABLE ROWS 1000 AS $$
 	SELECT failed.id,
 		coalesce('[' || (
 			SELECT string_agg(to_json(outer_one.id)::text, ',' ORDER BY outer_one.position)
@@ -92,19 +92,16 @@ BEGIN
 	END IF;
 
 	-- 1. Which ones: what has failed, without those that a fallback may still recover.
-	WITH fallbacks AS MATERIALIZED (
-		SELECT f.* FROM flowcraft_fallbacks(p_run) f
-		WHERE f.state <> 'cancelled' AND (p_node IS NULL OR f.state <> 'failed')
-	)
 	SELECT array_agg(n.node_id), array_agg(n.generation), array_agg(n.recovers) INTO v_nodes, v_generations, v_recovers
 	FROM flowcraft_nodes n
 	WHERE n.run_id = p_run AND n.state = 'failed'
 		AND (p_node IS NULL OR n.node_id = p_node)
 		AND (p_generation IS NULL OR n.generation = p_generation)
 		AND (p_recovers IS NULL OR n.recovers = p_recovers)
-		AND NOT EXISTS (
-			SELECT FROM fallbacks f
-			WHERE f.failed_node = n.node_id AND f.failed_recovers = n.recovers AND f.generation = n.generation
+		-- Hashed once, however many have failed.
+		AND (n.node_id, n.generation, n.recovers) NOT IN (
+			SELECT f.failed_node, f.generation, f.failed_recovers FROM flowcraft_fallbacks(p_run) f
+			WHERE f.state <> 'cancelled' AND (p_node IS NULL OR f.state <> 'failed')
 		);
 	IF v_nodes IS NULL THEN
 		SELECT coalesce(array_agg(DISTINCT f.node_id), '{}') INTO nodes

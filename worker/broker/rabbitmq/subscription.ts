@@ -17,6 +17,8 @@ export interface SubscriptionOptions extends ConsumeOptions {
 	readonly topology: Topology
 	/** For subscribing, and for taking leave. */
 	readonly setupTimeoutMs: number
+	/** How often a subscription without deliveries makes sure that there are none to be had. */
+	readonly idleCheckMs: number
 	readonly minBackoffMs: number
 	readonly maxBackoffMs: number
 	readonly logger: Logger
@@ -96,8 +98,8 @@ export class RabbitMqSubscription implements Subscription {
 	 * @throws if the subscription could not be made.
 	 */
 	async #session(onSubscribed: () => void): Promise<string> {
-		const { connection, topology, queue, prefetch, setupTimeoutMs } = this.#options
-		const session: Session = { over: undefined }
+		const { connection, topology, queue, prefetch, setupTimeoutMs, idleCheckMs } = this.#options
+		const session: Session = { over: undefined, deliveries: 0, unsettled: 0 }
 		const end = (reason: string) => {
 			session.over ??= reason
 			this.#changed.notify()
@@ -111,6 +113,7 @@ export class RabbitMqSubscription implements Subscription {
 			onClosed: (error) => end(error?.message ?? `connection lost: ${connection.lastError}`),
 		})
 		let consumerTag: string | undefined
+		let watch: NodeJS.Timeout | undefined
 		try {
 			const subscribe = async () => {
 				// Per consumer: quorum queues refuse a limit for the whole channel.
@@ -123,15 +126,58 @@ export class RabbitMqSubscription implements Subscription {
 			const consumer = await withDeadline(subscribe(), setupTimeoutMs, `subscribing to ${queue}`)
 			consumerTag = consumer.consumerTag
 			if (this.#isActive) onSubscribed()
+			const isPassedOver = this.#idleCheck(session, channel)
+			watch = setInterval(() => {
+				isPassedOver().then(
+					(passedOver) => passedOver && end('messages wait, but RabbitMQ delivers none'),
+					(error: unknown) => end(messageOf(error)),
+				)
+			}, idleCheckMs)
 			while (session.over === undefined && this.#isActive) await this.#changed.wait()
 			return session.over ?? 'not wanted'
 		} finally {
+			clearInterval(watch)
 			const alive = session.over === undefined
 			end('the subscription has ended')
 			// Whatever ended it, the queue is worth a look before the next attempt.
 			if (this.#isActive) topology.forget(queue)
 			if (alive) await this.#giveBack(channel, consumerTag)
 			else closeQuietly(channel)
+		}
+	}
+
+	/**
+	 * RabbitMQ 3.10 was seen to forget a consumer without a word when its queue was deleted and declared again within
+	 * milliseconds: the messages were shown as delivered and none arrived. And a backlog that waits in the broker is not
+	 * published again. So the returned check, called from time to time, resolves true when it finds messages for the
+	 * second time in a row although this consumer could take some and got nothing in between.
+	 */
+	#idleCheck(session: Session, channel: Channel): () => Promise<boolean> {
+		const { queue, prefetch, setupTimeoutMs } = this.#options
+		let deliveriesBefore = 0
+		let foundBefore = false
+		let isUnderWay = false
+		return async () => {
+			if (isUnderWay) return false
+			const { deliveries, unsettled } = session
+			const isQuiet = deliveries === deliveriesBefore && unsettled < prefetch
+			deliveriesBefore = deliveries
+			if (!isQuiet) {
+				foundBefore = false
+				return false
+			}
+			isUnderWay = true
+			// A queue that has gone closes the channel here, which ends the session.
+			const { messageCount } = await withDeadline(
+				channel.checkQueue(queue),
+				setupTimeoutMs,
+				`asking for ${queue}`,
+			)
+			isUnderWay = false
+			const found = messageCount > 0 && session.deliveries === deliveries
+			const isPassedOver = found && foundBefore
+			foundBefore = found
+			return isPassedOver
 		}
 	}
 
@@ -152,10 +198,13 @@ export class RabbitMqSubscription implements Subscription {
 	#deliver(session: Session, channel: Channel, message: ConsumeMessage): void {
 		// Arrived while taking leave: it goes back with the rest.
 		if (session.over !== undefined || !this.#isActive) return
+		session.deliveries += 1
+		session.unsettled += 1
 		let settled = false
 		const settle = (verb: () => void) => {
 			if (settled) return
 			settled = true
+			session.unsettled -= 1
 			if (session.over !== undefined) return
 			try {
 				verb()
@@ -191,6 +240,10 @@ export class RabbitMqSubscription implements Subscription {
 interface Session {
 	/** What ended it. */
 	over: string | undefined
+	/** Handed over since its beginning. */
+	deliveries: number
+	/** Handed over and without a verb. */
+	unsettled: number
 }
 
 /** Strings, numbers and booleans as text; what RabbitMQ adds as tables (`x-death`) is left out. */
