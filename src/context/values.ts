@@ -7,7 +7,7 @@
 import { JsonSerializer, type ISerializer } from 'flowcraft'
 
 /** No value may be larger, in UTF-16 units: far below what Postgres takes, far above what a workflow should carry. */
-export const MAX_VALUE_LENGTH = 64 * 1024 * 1024
+const MAX_VALUE_LENGTH = 64 * 1024 * 1024
 
 /** A value cannot be stored, now or ever: its node fails at once, and nothing is retried. */
 export class UnstorableValueError extends Error {

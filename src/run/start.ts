@@ -9,7 +9,7 @@ import { ConflictError, type Fault, InvalidInputError, NotFoundError } from '../
 import { newRunId } from './ids.js'
 
 /** How long an idempotency key is remembered: a day. */
-export const IDEMPOTENCY_TTL_MS = 24 * 60 * 60 * 1000
+const IDEMPOTENCY_TTL_MS = 24 * 60 * 60 * 1000
 
 export interface StartRunInput {
 	/** Id of a registered blueprint. */

@@ -86,6 +86,26 @@ test('an arrival that stands already does not count, even from a claim of its ow
 	expect(row).toEqual({ arrived: 2, taken: 2 })
 })
 
+test('a source whose claim was lost does not arrive, whatever else is in its batch', async () => {
+	const [runId, other] = [await ready('all'), await ready('all')]
+	const [zombie, ...others] = runId.commits as [NodeCommit, ...NodeCommit[]]
+	await core.commit(...others)
+	expect(await core.commit({ ...zombie, token: crypto.randomUUID() }, other.commits[0] as NodeCommit)).toEqual(['lost', 'committed'])
+	expect(await joinOf(runId.runId)).toMatchObject({ state: 'pending' })
+	await core.commit(zombie)
+	expect(await joinOf(runId.runId)).toMatchObject({ state: 'ready' })
+})
+
+test('a join that has run does not run again, whoever arrives once more', async () => {
+	const { runId, commits } = await ready('all')
+	await core.commit(...commits)
+	await core.commit(core.completed(await core.claimed(worker, runId, 'join')))
+	await core.drain()
+	await core.commit({ ...core.completed(await core.claimed(worker, runId, 'after')), arrivals: commits[0]?.arrivals ?? [] })
+	expect(await joinOf(runId)).toMatchObject({ state: 'completed', messages: 0 })
+	expect(await core.run(runId)).toMatchObject({ status: 'completed' })
+})
+
 test.each([0, 1, 2, 3, 4])('of four sources that arrive, %i by a taken edge: the join fires if there is one, with the input of the last', async (taken) => {
 	for (let round = 0; round < 5; round++) {
 		const runId = await core.start('choosy')

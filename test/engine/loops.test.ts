@@ -2,14 +2,13 @@
 import { createFlow, FlowRuntime, type NodeContext, type NodeFunction, UnsafeEvaluator, type WorkflowBlueprint } from 'flowcraft'
 import { afterEach, describe, expect, test } from 'vitest'
 import { noLogger } from '../../src/ports/logger.js'
-import type { WorkflowsModule } from '../../worker/execution/workflows.js'
 import { startEngine, type TestEngine } from '../support/engine.js'
 
 let engine: TestEngine
 afterEach(() => engine.stop())
 
 const begin = async (module: object): Promise<void> => {
-	engine = await startEngine({ workflows: { evaluator: new UnsafeEvaluator(), ...module } as WorkflowsModule })
+	engine = await startEngine({ workflows: { evaluator: new UnsafeEvaluator(), ...module } })
 }
 
 const node = (id: string, uses: string, rest: Partial<WorkflowBlueprint['nodes'][number]> = {}) => ({ id, uses, ...rest })

@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
-export const SOURCES_DIR = join(root, 'src', 'db', 'sql')
+const SOURCES_DIR = join(root, 'src', 'db', 'sql')
 /** Shipped beside the compiled code, so that it is found from a checkout and from an installed package alike. */
 export const MIGRATIONS_DIR = join(root, 'src', 'db', 'migrations')
 
@@ -20,7 +20,7 @@ export interface SqlSource {
 }
 
 /** All source files, in the order in which they have to be installed. */
-export function readSources(): SqlSource[] {
+function readSources(): SqlSource[] {
 	return readdirSync(SOURCES_DIR)
 		.filter((file) => file.endsWith('.sql'))
 		.sort()
@@ -28,7 +28,7 @@ export function readSources(): SqlSource[] {
 }
 
 /** The text of each source file as the migrations install it. */
-export function installedSources(): Map<string, string> {
+function installedSources(): Map<string, string> {
 	const installed = new Map<string, string>()
 	for (const migration of readdirSync(MIGRATIONS_DIR).filter((file) => file.endsWith('.sql')).sort()) {
 		for (const block of readFileSync(join(MIGRATIONS_DIR, migration), 'utf8').split(BREAKPOINT)) {

@@ -45,7 +45,7 @@ export class NodeState extends WorkflowState<Record<string, unknown>> {
 }
 
 /** The same for every attempt of a node, different for every other node, generation and run. */
-export function idempotencyKeyOf({ key }: ClaimedNode): string {
+function idempotencyKeyOf({ key }: ClaimedNode): string {
 	return keyText(key)
 }
 

@@ -28,13 +28,13 @@ import { webhookExpiry, type WebhookUrls } from './webhook.js'
 import { canRun, type Workflows } from './workflows.js'
 
 /** A node whose workers died this many times is not given to another one. */
-export const MAX_CRASHES = 5
+const MAX_CRASHES = 5
 /** Parents above a run at most: a subflow that calls itself ends here. */
-export const MAX_DEPTH = 32
+const MAX_DEPTH = 32
 /** First delay between attempts where the node gives no `retryDelay`, in ms. */
-export const DEFAULT_RETRY_DELAY_MS = 500
+const DEFAULT_RETRY_DELAY_MS = 500
 /** No delay between attempts is longer, in ms. */
-export const MAX_RETRY_DELAY_MS = 5 * 60_000
+const MAX_RETRY_DELAY_MS = 5 * 60_000
 
 export interface ExecutionEngine {
 	readonly db: Executor

@@ -1387,7 +1387,11 @@ END $$;
 -- Outcomes: `unpaused`; `unchanged`, it was not paused; `parent_paused`, p_run's parent `parent` is: unpausing begins
 -- there; `final`; `unknown`.
 CREATE OR REPLACE FUNCTION flowcraft_unpause_run(p_run text, OUT outcome text, OUT status text, OUT parent text)
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
 #variable_conflict use_column
 DECLARE
 	v_now timestamptz;
