@@ -15,10 +15,7 @@ export async function readJsonBody(request: Request, limitBytes: number): Promis
 	const text = decodeUtf8(await readBytes(request, limitBytes))
 	if (text === '') return undefined
 	// Asked even of clients that declare nothing: browsers send such requests across sites without asking first.
-	if (
-		!isJsonType(request.headers.get('content-type') ?? '') ||
-		request.headers.has('content-encoding')
-	) {
+	if (!isJsonType(request.headers.get('content-type') ?? '') || request.headers.has('content-encoding')) {
 		throw new HttpProblem(
 			'unsupported-media-type',
 			'Send the body with Content-Type: application/json, in UTF-8 and not compressed.',

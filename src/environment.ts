@@ -23,10 +23,19 @@ export class EnvironmentError extends Error {
  * @param moreFaults what the caller has found beyond single variables
  * @throws EnvironmentError
  */
-export function readEnvironment<T extends z.ZodObject>(env: Environment, schema: T, moreFaults: readonly string[] = []): z.output<T> {
-	const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''))
+export function readEnvironment<T extends z.ZodObject>(
+	env: Environment,
+	schema: T,
+	moreFaults: readonly string[] = [],
+): z.output<T> {
+	const given = Object.fromEntries(
+		Object.entries(env).filter(([, value]) => value !== undefined && value !== ''),
+	)
 	const parsed = schema.safeParse(given)
-	const faults = [...(parsed.error?.issues ?? []).map((issue) => `${issue.path.join('.')} ${issue.message}`), ...moreFaults]
+	const faults = [
+		...(parsed.error?.issues ?? []).map((issue) => `${issue.path.join('.')} ${issue.message}`),
+		...moreFaults,
+	]
 	if (!parsed.success || faults.length > 0) throw new EnvironmentError(faults)
 	return parsed.data
 }
@@ -47,10 +56,17 @@ export function wholeNumber(min: number, max: number, fallback: number) {
 function urlOf(example: string, ...schemes: readonly string[]): z.ZodString {
 	return z
 		.string(`is not set, for example ${example}`)
-		.regex(new RegExp(`^(${schemes.join('|')})://[^/]`), `must begin with ${schemes.map((scheme) => `${scheme}://`).join(' or ')} and name a host`)
+		.regex(
+			new RegExp(`^(${schemes.join('|')})://[^/]`),
+			`must begin with ${schemes.map((scheme) => `${scheme}://`).join(' or ')} and name a host`,
+		)
 }
 
-export const databaseUrl = urlOf('postgres://user:password@127.0.0.1:5432/flowcraft', 'postgres', 'postgresql')
+export const databaseUrl = urlOf(
+	'postgres://user:password@127.0.0.1:5432/flowcraft',
+	'postgres',
+	'postgresql',
+)
 export const rabbitMqUrl = urlOf('amqp://user:password@127.0.0.1:5672', 'amqp', 'amqps')
 export const redisUrl = urlOf('redis://127.0.0.1:6379', 'redis', 'rediss')
 

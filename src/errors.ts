@@ -16,7 +16,11 @@ export class InvalidInputError extends Error {
 	readonly faults: readonly Fault[]
 
 	constructor(message: string, faults: readonly Fault[]) {
-		super(faults.length === 0 ? message : `${message}: ${faults.map((fault) => `${fault.path || '/'} ${fault.message}`).join('; ')}`)
+		super(
+			faults.length === 0
+				? message
+				: `${message}: ${faults.map((fault) => `${fault.path || '/'} ${fault.message}`).join('; ')}`,
+		)
 		this.name = 'InvalidInputError'
 		this.faults = faults
 	}

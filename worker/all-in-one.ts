@@ -24,7 +24,13 @@ import { type RunningProcess, runProcess, StartError } from './process.js'
 import { serveObservability } from './observability.js'
 import { relayMetrics } from './relay/metrics.js'
 import { createRelay } from './relay/relay.js'
-import { type AllInOneSettings, loadWorkflows, readAllInOneSettings, type Services, webhookOptions } from './settings.js'
+import {
+	type AllInOneSettings,
+	loadWorkflows,
+	readAllInOneSettings,
+	type Services,
+	webhookOptions,
+} from './settings.js'
 import { workerMetrics } from './worker/metrics.js'
 import { createWorker } from './worker/worker.js'
 
@@ -45,7 +51,11 @@ interface Backing {
 
 async function openBacking(services: Services, settings: AllInOneSettings, logger: Logger): Promise<Backing> {
 	if (services.type === 'given') {
-		const broker = createRabbitMqBroker({ url: services.rabbitMqUrl, queues: [settings.QUEUE_NAME], logger })
+		const broker = createRabbitMqBroker({
+			url: services.rabbitMqUrl,
+			queues: [settings.QUEUE_NAME],
+			logger,
+		})
 		const doorbell = createRedisDoorbell({ url: services.redisUrl, logger })
 		return {
 			databaseUrl: services.databaseUrl,
@@ -54,9 +64,11 @@ async function openBacking(services: Services, settings: AllInOneSettings, logge
 			close: async () => void (await Promise.all([broker.close(), doorbell.close()])),
 		}
 	}
-	const postgres = await startEmbeddedPostgres({ dataDir: resolve(settings.DATA_DIR), log: logger }).catch((error: unknown) => {
-		throw error instanceof EmbeddedPostgresError ? new StartError(error.message) : error
-	})
+	const postgres = await startEmbeddedPostgres({ dataDir: resolve(settings.DATA_DIR), log: logger }).catch(
+		(error: unknown) => {
+			throw error instanceof EmbeddedPostgresError ? new StartError(error.message) : error
+		},
+	)
 	const broker = createInProcessBroker({ queues: [settings.QUEUE_NAME], logger })
 	const doorbell = createInProcessDoorbell()
 	return {
@@ -81,7 +93,10 @@ async function start(): Promise<RunningProcess> {
 
 	const backing = await openBacking(services, settings, logger)
 	const { databaseUrl, broker, doorbell } = backing
-	const database = createDatabase(databaseUrl, { max: server.databasePoolSize, applicationName: 'flowcraft' })
+	const database = createDatabase(databaseUrl, {
+		max: server.databasePoolSize,
+		applicationName: 'flowcraft',
+	})
 	try {
 		await migrate(databaseUrl)
 		const worker = createWorker({
@@ -112,7 +127,11 @@ async function start(): Promise<RunningProcess> {
 			port: settings.METRICS_PORT,
 			host: settings.METRICS_HOST,
 			process: 'all-in-one',
-			metrics: () => ({ ...relayMetrics(relay), ...workerMetrics(worker), broker_connected: broker.isConnected() ? 1 : 0 }),
+			metrics: () => ({
+				...relayMetrics(relay),
+				...workerMetrics(worker),
+				broker_connected: broker.isConnected() ? 1 : 0,
+			}),
 			isReady: async () => broker.isConnected() && (await worker.isReady()),
 		})
 		// Blueprints first: whoever reaches the server can start them.
@@ -150,8 +169,12 @@ async function start(): Promise<RunningProcess> {
 }
 
 function welcome(url: string, services: Services, settings: AllInOneSettings): string {
-	const where = services.type === 'embedded' ? `an embedded Postgres in ${resolve(settings.DATA_DIR)}` : 'your Postgres, RabbitMQ and Redis'
-	const authorization = (process.env['API_KEYS'] ?? '') === '' ? '' : ` -H 'authorization: Bearer <one of API_KEYS>'`
+	const where =
+		services.type === 'embedded'
+			? `an embedded Postgres in ${resolve(settings.DATA_DIR)}`
+			: 'your Postgres, RabbitMQ and Redis'
+	const authorization =
+		(process.env['API_KEYS'] ?? '') === '' ? '' : ` -H 'authorization: Bearer <one of API_KEYS>'`
 	return `
 flowcraft-outbox runs at ${url}, on ${where}.
 

@@ -28,7 +28,11 @@ export async function serveObservability(options: ObservabilityOptions): Promise
 	registry.setDefaultLabels({ process: options.process })
 	collectDefaultMetrics({ register: registry })
 	for (const name of Object.keys(options.metrics())) {
-		const description = { name: `flowcraft_${name}`, help: name.replaceAll('_', ' '), registers: [registry] }
+		const description = {
+			name: `flowcraft_${name}`,
+			help: name.replaceAll('_', ' '),
+			registers: [registry],
+		}
 		const current = (): number => options.metrics()[name] ?? 0
 		if (name.endsWith('_total')) {
 			new Counter({

@@ -23,7 +23,10 @@ await runProcess(HELP, async () => {
 	const logger = createLogger('relay', settings.LOG_LEVEL)
 	const database = createDatabase(settings.DATABASE_URL, { max: 3, applicationName: 'flowcraft-relay' })
 	const broker = createRabbitMqBroker({ url: settings.RABBITMQ_URL, queues: [settings.QUEUE_NAME], logger })
-	const doorbell = settings.REDIS_URL === undefined ? noDoorbell : createRedisDoorbell({ url: settings.REDIS_URL, logger })
+	const doorbell =
+		settings.REDIS_URL === undefined
+			? noDoorbell
+			: createRedisDoorbell({ url: settings.REDIS_URL, logger })
 	const relay = createRelay({
 		db: database.sql,
 		broker,

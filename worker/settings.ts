@@ -2,7 +2,16 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { z } from 'zod'
-import { databaseUrl, type Environment, EnvironmentError, publicUrl, rabbitMqUrl, readEnvironment, redisUrl, wholeNumber } from '../src/environment.js'
+import {
+	databaseUrl,
+	type Environment,
+	EnvironmentError,
+	publicUrl,
+	rabbitMqUrl,
+	readEnvironment,
+	redisUrl,
+	wholeNumber,
+} from '../src/environment.js'
 import type { WorkflowsModule } from './execution/workflows.js'
 import { LOG_LEVELS } from './logger.js'
 
@@ -55,7 +64,10 @@ export type WorkerSettings = z.infer<typeof workerSchema>
 export type AllInOneSettings = z.infer<typeof allInOneSchema>
 
 /** The worker's options for webhooks. */
-export function webhookOptions(settings: Pick<WorkerSettings, 'PUBLIC_URL' | 'PORT' | 'WEBHOOK_SECRET'>): { publicUrl: string; webhookSecret?: string } {
+export function webhookOptions(settings: Pick<WorkerSettings, 'PUBLIC_URL' | 'PORT' | 'WEBHOOK_SECRET'>): {
+	publicUrl: string
+	webhookSecret?: string
+} {
 	return {
 		publicUrl: settings.PUBLIC_URL ?? `http://127.0.0.1:${settings.PORT}`,
 		...(settings.WEBHOOK_SECRET === undefined ? {} : { webhookSecret: settings.WEBHOOK_SECRET }),
@@ -71,7 +83,12 @@ export const readWorkerSettings = (env: Environment): WorkerSettings => readEnvi
 /** Where the all-in-one process keeps its data and sends its messages. */
 export type Services =
 	| { readonly type: 'embedded' }
-	| { readonly type: 'given'; readonly databaseUrl: string; readonly rabbitMqUrl: string; readonly redisUrl: string }
+	| {
+			readonly type: 'given'
+			readonly databaseUrl: string
+			readonly rabbitMqUrl: string
+			readonly redisUrl: string
+	  }
 
 /**
  * All three URLs, or none.
@@ -80,14 +97,24 @@ export type Services =
 export function readAllInOneSettings(env: Environment): { settings: AllInOneSettings; services: Services } {
 	const settings = readEnvironment(env, allInOneSchema)
 	const { DATABASE_URL, RABBITMQ_URL, REDIS_URL } = settings
-	const missing = Object.entries({ DATABASE_URL, RABBITMQ_URL, REDIS_URL }).filter(([, url]) => url === undefined)
+	const missing = Object.entries({ DATABASE_URL, RABBITMQ_URL, REDIS_URL }).filter(
+		([, url]) => url === undefined,
+	)
 	if (missing.length === 3) return { settings, services: { type: 'embedded' } }
 	if (DATABASE_URL === undefined || RABBITMQ_URL === undefined || REDIS_URL === undefined) {
 		throw new EnvironmentError([
 			`${missing.map(([name]) => name).join(' and ')} ${missing.length > 1 ? 'are' : 'is'} not set: npm start takes DATABASE_URL, RABBITMQ_URL and REDIS_URL together, or none of them for embedded services.`,
 		])
 	}
-	return { settings, services: { type: 'given', databaseUrl: DATABASE_URL, rabbitMqUrl: RABBITMQ_URL, redisUrl: REDIS_URL } }
+	return {
+		settings,
+		services: {
+			type: 'given',
+			databaseUrl: DATABASE_URL,
+			rabbitMqUrl: RABBITMQ_URL,
+			redisUrl: REDIS_URL,
+		},
+	}
 }
 
 /**
@@ -101,9 +128,13 @@ export async function loadWorkflows(path: string | undefined): Promise<Workflows
 	try {
 		module = (await import(url)) as typeof module
 	} catch (error) {
-		throw new EnvironmentError([`WORKFLOWS cannot be loaded from ${url}: ${error instanceof Error ? error.message : String(error)}`])
+		throw new EnvironmentError([
+			`WORKFLOWS cannot be loaded from ${url}: ${error instanceof Error ? error.message : String(error)}`,
+		])
 	}
-	const workflows = module.blueprints === undefined && module.default !== undefined ? module.default : module
-	if (workflows.blueprints === undefined) throw new EnvironmentError([`WORKFLOWS names ${url}, which exports no 'blueprints'`])
+	const workflows =
+		module.blueprints === undefined && module.default !== undefined ? module.default : module
+	if (workflows.blueprints === undefined)
+		throw new EnvironmentError([`WORKFLOWS names ${url}, which exports no 'blueprints'`])
 	return workflows
 }

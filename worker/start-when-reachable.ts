@@ -10,17 +10,26 @@ const MAX_PAUSE_MS = 5_000
  * Starts something that needs Postgres, as often as it takes Postgres to answer: processes come up in any order.
  * @throws every other error at once, such as a schema that is not there
  */
-export async function startWhenReachable(what: string, logger: Logger, start: () => Promise<void>): Promise<void> {
+export async function startWhenReachable(
+	what: string,
+	logger: Logger,
+	start: () => Promise<void>,
+): Promise<void> {
 	for (let failures = 0; ; failures++) {
 		try {
 			return await start()
 		} catch (error) {
 			if (isMissingSchema(error)) {
-				throw new StartError('The database has no tables of flowcraft-outbox yet: run npm run db:migrate, or call migrate(databaseUrl).', { cause: error })
+				throw new StartError(
+					'The database has no tables of flowcraft-outbox yet: run npm run db:migrate, or call migrate(databaseUrl).',
+					{ cause: error },
+				)
 			}
 			if (classifyDatabaseError(error) !== 'unavailable') throw error
 			logger.warn('Postgres cannot be reached yet', { what, error })
-			await new Promise((resolve) => setTimeout(resolve, withJitter(Math.min(MIN_PAUSE_MS * 2 ** failures, MAX_PAUSE_MS))))
+			await new Promise((resolve) =>
+				setTimeout(resolve, withJitter(Math.min(MIN_PAUSE_MS * 2 ** failures, MAX_PAUSE_MS))),
+			)
 		}
 	}
 }

@@ -24,7 +24,10 @@ await runProcess(HELP, async () => {
 	const workflows = await loadWorkflows(settings.WORKFLOWS)
 	const logger = createLogger('worker', settings.LOG_LEVEL)
 	const broker = createRabbitMqBroker({ url: settings.RABBITMQ_URL, queues: [settings.QUEUE_NAME], logger })
-	const doorbell = settings.REDIS_URL === undefined ? noDoorbell : createRedisDoorbell({ url: settings.REDIS_URL, logger })
+	const doorbell =
+		settings.REDIS_URL === undefined
+			? noDoorbell
+			: createRedisDoorbell({ url: settings.REDIS_URL, logger })
 	const worker = createWorker({
 		databaseUrl: settings.DATABASE_URL,
 		broker,

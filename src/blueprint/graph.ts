@@ -45,7 +45,9 @@ export function createGraph(blueprint: WorkflowBlueprint): BlueprintGraph {
 		if (node.uses === 'subflow' && typeof child === 'string') subflows.add(child)
 	}
 	const loops = findLoops(blueprint)
-	const startNodes = blueprint.nodes.map((node) => node.id).filter((id) => predecessors.get(id)?.size === 0 && !fallbacks.has(id))
+	const startNodes = blueprint.nodes
+		.map((node) => node.id)
+		.filter((id) => predecessors.get(id)?.size === 0 && !fallbacks.has(id))
 	return {
 		blueprint,
 		nodes,
@@ -60,13 +62,18 @@ export function createGraph(blueprint: WorkflowBlueprint): BlueprintGraph {
 
 /** Whether a node waits for all its predecessors, with more than one of them to wait for. */
 export function isAllJoin(graph: BlueprintGraph, nodeId: string): boolean {
-	return graph.nodes.get(nodeId)?.config?.joinStrategy !== 'any' && (graph.predecessors.get(nodeId)?.size ?? 0) > 1
+	return (
+		graph.nodes.get(nodeId)?.config?.joinStrategy !== 'any' &&
+		(graph.predecessors.get(nodeId)?.size ?? 0) > 1
+	)
 }
 
 /** The entries of the outermost loops that no edge leads into from outside. */
 function cycleStarts(predecessors: ReadonlyMap<string, ReadonlySet<string>>, loops: LoopsByNode): string[] {
 	const outermost = new Set([...loops.values()].flatMap((around) => around.slice(0, 1)))
 	return [...outermost]
-		.filter(({ nodes }) => [...nodes].every((id) => [...(predecessors.get(id) ?? [])].every((source) => nodes.has(source))))
+		.filter(({ nodes }) =>
+			[...nodes].every((id) => [...(predecessors.get(id) ?? [])].every((source) => nodes.has(source))),
+		)
 		.map(({ entry }) => entry)
 }

@@ -2,7 +2,8 @@
 
 /** JSON with sorted keys and without `undefined`: equal contents give equal texts. */
 export function canonicalJson(value: unknown): string {
-	if (Array.isArray(value)) return `[${value.map((item) => canonicalJson(item === undefined ? null : item)).join(',')}]`
+	if (Array.isArray(value))
+		return `[${value.map((item) => canonicalJson(item === undefined ? null : item)).join(',')}]`
 	if (typeof value === 'object' && value !== null) {
 		const entries = Object.entries(value)
 			.filter(([, item]) => item !== undefined)
@@ -16,5 +17,7 @@ export function canonicalJson(value: unknown): string {
 /** The first 32 hex digits of the SHA-256 of a text: 128 bits name things safely and stay readable. */
 export async function contentHash(text: string): Promise<string> {
 	const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text))
-	return Array.from(new Uint8Array(digest).subarray(0, 16), (byte) => byte.toString(16).padStart(2, '0')).join('')
+	return Array.from(new Uint8Array(digest).subarray(0, 16), (byte) =>
+		byte.toString(16).padStart(2, '0'),
+	).join('')
 }

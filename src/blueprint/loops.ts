@@ -23,12 +23,16 @@ export function findLoops(blueprint: WorkflowBlueprint): LoopsByNode {
 	const order = new Map(blueprint.nodes.map((node, position) => [node.id, position]))
 	const byOrder = (a: string, b: string): number => (order.get(a) ?? 0) - (order.get(b) ?? 0)
 	const preferred = new Set(blueprint.metadata?.cycleEntryPoints ?? [])
-	const controllers = new Set(blueprint.nodes.filter((node) => node.uses === 'loop-controller').map((node) => node.id))
+	const controllers = new Set(
+		blueprint.nodes.filter((node) => node.uses === 'loop-controller').map((node) => node.id),
+	)
 
 	const chooseEntry = (component: ReadonlySet<string>): string => {
 		const members = [...component].sort(byOrder)
 		const fromOutside = new Set(
-			blueprint.edges.filter((edge) => component.has(edge.target) && !component.has(edge.source)).map((edge) => edge.target),
+			blueprint.edges
+				.filter((edge) => component.has(edge.target) && !component.has(edge.source))
+				.map((edge) => edge.target),
 		)
 		return (
 			members.find((id) => fromOutside.has(id) && controllers.has(id)) ??
@@ -45,7 +49,9 @@ export function findLoops(blueprint: WorkflowBlueprint): LoopsByNode {
 	]
 	for (let part = pending.pop(); part !== undefined; part = pending.pop()) {
 		const { nodes, links } = part
-		const selfLinked = new Set(links.filter((link) => link.source === link.target).map((link) => link.source))
+		const selfLinked = new Set(
+			links.filter((link) => link.source === link.target).map((link) => link.source),
+		)
 		for (const component of stronglyConnected(nodes, links)) {
 			const [first] = component
 			if (component.size === 1 && !selfLinked.has(first as string)) continue
@@ -85,7 +91,8 @@ function stronglyConnected(nodes: readonly string[], links: readonly Link[]): Se
 			if (target === undefined) {
 				work.pop()
 				const parent = work[work.length - 1]
-				if (parent !== undefined) low.set(parent.id, Math.min(low.get(parent.id) as number, low.get(id) as number))
+				if (parent !== undefined)
+					low.set(parent.id, Math.min(low.get(parent.id) as number, low.get(id) as number))
 				if (low.get(id) === index.get(id)) components.push(popComponent(id))
 			} else if (!index.has(target)) {
 				work.push({ id: target, next: 0 })

@@ -44,7 +44,15 @@ export async function registerBlueprint(db: Executor, input: unknown): Promise<R
 		db,
 		`select outcome, to_json(unknown_uses)::text as unknown_uses from flowcraft_register_blueprint(
 			$1::text, $2::text, $3::text, $4::text, $5::text::text[], $6::text::text[], $7::text::text[])`,
-		[blueprint.id, hash, version, JSON.stringify(blueprint), textArray(graph.startNodes), textArray(graph.subflows), textArray(uses)],
+		[
+			blueprint.id,
+			hash,
+			version,
+			JSON.stringify(blueprint),
+			textArray(graph.startNodes),
+			textArray(graph.subflows),
+			textArray(uses),
+		],
 	)
 	if (row === undefined || row.outcome === 'version_taken') {
 		throw new ConflictError(
@@ -56,14 +64,23 @@ export async function registerBlueprint(db: Executor, input: unknown): Promise<R
 		hash,
 		version,
 		created: row.outcome === 'created',
-		warnings: (JSON.parse(row.unknown_uses) as string[]).map((key) => `No worker has offered an implementation of '${key}' yet.`),
+		warnings: (JSON.parse(row.unknown_uses) as string[]).map(
+			(key) => `No worker has offered an implementation of '${key}' yet.`,
+		),
 	}
 }
 
 /** Every key that a run may need an implementation for: of the nodes, and of the items of batches. */
 function usesOf(blueprint: WorkflowBlueprint): string[] {
-	const workers = blueprint.nodes.map((node) => (node.uses === 'batch-scatter' ? (node.params?.['workerUsesKey'] as unknown) : undefined))
-	return [...new Set([...blueprint.nodes.map((node) => node.uses), ...workers.filter((key) => typeof key === 'string')])]
+	const workers = blueprint.nodes.map((node) =>
+		node.uses === 'batch-scatter' ? (node.params?.['workerUsesKey'] as unknown) : undefined,
+	)
+	return [
+		...new Set([
+			...blueprint.nodes.map((node) => node.uses),
+			...workers.filter((key) => typeof key === 'string'),
+		]),
+	]
 }
 
 /** Remembers which `uses` keys somebody can run. */
@@ -104,8 +121,14 @@ export interface StoredBlueprint extends BlueprintSummary {
  * One blueprint: the version named by `version` (its `metadata.version` or its hash), or the current one.
  * @throws NotFoundError
  */
-export async function readBlueprint(db: Executor, blueprintId: string, version?: string): Promise<StoredBlueprint> {
-	const rows = await query<BlueprintSummary & { definition: string; current: boolean; asked: boolean } & Record<string, unknown>>(
+export async function readBlueprint(
+	db: Executor,
+	blueprintId: string,
+	version?: string,
+): Promise<StoredBlueprint> {
+	const rows = await query<
+		BlueprintSummary & { definition: string; current: boolean; asked: boolean } & Record<string, unknown>
+	>(
 		db,
 		`select b.blueprint_id as "blueprintId", b.hash, b.version, ${isoColumn('b.created_at')} as "createdAt",
 			case when b.hash = r.hash then b.definition end as definition,
@@ -119,7 +142,9 @@ export async function readBlueprint(db: Executor, blueprintId: string, version?:
 	const asked = rows.find((row) => row.asked)
 	if (asked === undefined) {
 		throw new NotFoundError(
-			rows.length === 0 ? `There is no blueprint '${blueprintId}'.` : `There is no version '${version}' of blueprint '${blueprintId}'.`,
+			rows.length === 0
+				? `There is no blueprint '${blueprintId}'.`
+				: `There is no version '${version}' of blueprint '${blueprintId}'.`,
 		)
 	}
 	return {
@@ -136,4 +161,3 @@ const summaryOf = ({ blueprintId, hash, version, createdAt }: BlueprintSummary):
 	version,
 	createdAt,
 })
-

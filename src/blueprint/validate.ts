@@ -12,7 +12,10 @@ const identifier = z
 	.string()
 	.min(1, 'must not be empty')
 	.max(256, 'must not be longer than 256 characters')
-	.refine((id) => !id.includes('\u0000') && id.isWellFormed(), 'must not contain NUL or half of a surrogate pair')
+	.refine(
+		(id) => !id.includes('\u0000') && id.isWellFormed(),
+		'must not contain NUL or half of a surrogate pair',
+	)
 
 const duration = z.number().min(0, 'must not be negative')
 
@@ -46,7 +49,10 @@ export const blueprintSchema = z.object({
 	nodes: z.array(nodeSchema).min(1, 'must have at least one node').max(20_000),
 	edges: z.array(edgeSchema).max(200_000).default([]),
 	metadata: z
-		.looseObject({ version: z.string().min(1).max(256).optional(), cycleEntryPoints: z.array(z.string()).optional() })
+		.looseObject({
+			version: z.string().min(1).max(256).optional(),
+			cycleEntryPoints: z.array(z.string()).optional(),
+		})
 		.optional(),
 })
 
@@ -59,7 +65,10 @@ export function validateBlueprint(input: unknown): WorkflowBlueprint {
 	if (!parsed.success) {
 		throw new InvalidInputError(
 			'The blueprint is invalid',
-			parsed.error.issues.map((issue) => ({ path: issue.path.map((part) => `/${String(part)}`).join(''), message: issue.message })),
+			parsed.error.issues.map((issue) => ({
+				path: issue.path.map((part) => `/${String(part)}`).join(''),
+				message: issue.message,
+			})),
 		)
 	}
 	// Definitions travel as JSON: dropping `undefined` makes equal definitions equal.
@@ -74,23 +83,39 @@ function structuralFaults(blueprint: WorkflowBlueprint): Fault[] {
 	const places = new Map<string, number>()
 	blueprint.nodes.forEach((node, position) => {
 		const first = places.get(node.id)
-		if (first !== undefined) faults.push({ path: `/nodes/${position}/id`, message: `'${node.id}' is the id of node ${first} too` })
+		if (first !== undefined)
+			faults.push({
+				path: `/nodes/${position}/id`,
+				message: `'${node.id}' is the id of node ${first} too`,
+			})
 		else places.set(node.id, position)
-		faults.push(...constructFaults(blueprint, node).map(({ path, message }) => ({ path: `/nodes/${position}${path}`, message })))
+		faults.push(
+			...constructFaults(blueprint, node).map(({ path, message }) => ({
+				path: `/nodes/${position}${path}`,
+				message,
+			})),
+		)
 		if (node.uses === 'subflow' && typeof node.params?.['blueprintId'] !== 'string') {
-			faults.push({ path: `/nodes/${position}/params/blueprintId`, message: 'a subflow must name its blueprint' })
+			faults.push({
+				path: `/nodes/${position}/params/blueprintId`,
+				message: 'a subflow must name its blueprint',
+			})
 		}
 	})
 	blueprint.edges.forEach((edge, position) => {
 		for (const end of ['source', 'target'] as const) {
-			if (!places.has(edge[end])) faults.push({ path: `/edges/${position}/${end}`, message: `there is no node '${edge[end]}'` })
+			if (!places.has(edge[end]))
+				faults.push({ path: `/edges/${position}/${end}`, message: `there is no node '${edge[end]}'` })
 		}
 	})
 	faults.push(...fallbackFaults(blueprint, places))
 	if (faults.length > 0) return faults
 
 	if (createGraph(blueprint).startNodes.length === 0) {
-		faults.push({ path: '/nodes', message: 'no node can start: each has an incoming edge or is a fallback' })
+		faults.push({
+			path: '/nodes',
+			message: 'no node can start: each has an incoming edge or is a fallback',
+		})
 	}
 	return faults
 }
@@ -100,35 +125,51 @@ function constructFaults(blueprint: WorkflowBlueprint, node: NodeDefinition): Fa
 	const faults: Fault[] = []
 	switch (node.uses) {
 		case 'loop-controller':
-			if (typeof node.params?.['condition'] !== 'string') faults.push({ path: '/params/condition', message: 'a loop must have a condition' })
+			if (typeof node.params?.['condition'] !== 'string')
+				faults.push({ path: '/params/condition', message: 'a loop must have a condition' })
 			if (!blueprint.edges.some((edge) => edge.source === node.id && edge.action === 'continue')) {
-				faults.push({ path: '/id', message: `loop '${node.id}' has no edge with the action 'continue' to the start of its body` })
+				faults.push({
+					path: '/id',
+					message: `loop '${node.id}' has no edge with the action 'continue' to the start of its body`,
+				})
 			}
 			break
 		case 'batch-scatter': {
 			if (typeof node.params?.['workerUsesKey'] !== 'string') {
-				faults.push({ path: '/params/workerUsesKey', message: 'a batch must name the implementation that its items run' })
+				faults.push({
+					path: '/params/workerUsesKey',
+					message: 'a batch must name the implementation that its items run',
+				})
 			}
 			const gatherId: unknown = node.params?.['gatherNodeId']
 			if (!blueprint.nodes.some((other) => other.id === gatherId && other.uses === 'batch-gather')) {
-				faults.push({ path: '/params/gatherNodeId', message: `there is no batch-gather node '${String(gatherId)}'` })
+				faults.push({
+					path: '/params/gatherNodeId',
+					message: `there is no batch-gather node '${String(gatherId)}'`,
+				})
 			}
 			break
 		}
 		case 'wait': {
 			const { webhookNodeId, eventName } = node.params ?? {}
-			const isWebhook = (id: unknown): boolean => blueprint.nodes.some((other) => other.id === id && other.uses === 'webhook')
+			const isWebhook = (id: unknown): boolean =>
+				blueprint.nodes.some((other) => other.id === id && other.uses === 'webhook')
 			if (webhookNodeId !== undefined && !isWebhook(webhookNodeId)) {
-				faults.push({ path: '/params/webhookNodeId', message: `there is no webhook node '${String(webhookNodeId)}'` })
+				faults.push({
+					path: '/params/webhookNodeId',
+					message: `there is no webhook node '${String(webhookNodeId)}'`,
+				})
 			}
 			if (typeof eventName === 'string' && eventName.startsWith(WEBHOOK_EVENT_PREFIX)) {
 				const id = eventName.slice(WEBHOOK_EVENT_PREFIX.length)
-				if (!isWebhook(id)) faults.push({ path: '/params/eventName', message: `there is no webhook node '${id}'` })
+				if (!isWebhook(id))
+					faults.push({ path: '/params/eventName', message: `there is no webhook node '${id}'` })
 			}
 			break
 		}
 		case 'batch-gather':
-			if (typeof node.params?.['outputKey'] !== 'string') faults.push({ path: '/params/outputKey', message: 'a batch must say where its results go' })
+			if (typeof node.params?.['outputKey'] !== 'string')
+				faults.push({ path: '/params/outputKey', message: 'a batch must say where its results go' })
 			break
 	}
 	return faults

@@ -26,7 +26,11 @@ export interface ClaimedNode {
 	readonly hasInput: boolean
 	readonly transformed: boolean
 	readonly input: string | null
-	readonly child: { readonly runId: string; readonly status: RunStatus; readonly reason: string | null } | null
+	readonly child: {
+		readonly runId: string
+		readonly status: RunStatus
+		readonly reason: string | null
+	} | null
 	readonly blueprintId: string
 	readonly blueprintHash: string
 	/** How deep the run is nested in parents. */
@@ -70,7 +74,11 @@ interface ClaimRow extends Record<string, unknown> {
 }
 
 /** Claims any number of jobs in one statement. Outcomes come in the order of `keys`. */
-export async function claimNodes(db: Executor, workerId: string, keys: readonly NodeKey[]): Promise<ClaimOutcome[]> {
+export async function claimNodes(
+	db: Executor,
+	workerId: string,
+	keys: readonly NodeKey[],
+): Promise<ClaimOutcome[]> {
 	const rows = await query<ClaimRow>(
 		db,
 		`select * from flowcraft_claim($1::text::uuid, $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[])`,
@@ -85,7 +93,10 @@ export async function claimNodes(db: Executor, workerId: string, keys: readonly 
 	const outcomes = keys.map((): ClaimOutcome => ({ status: 'done' }))
 	for (const row of rows) {
 		const key = keys[row.ix - 1] as NodeKey
-		outcomes[row.ix - 1] = row.outcome === 'claimed' ? { status: 'claimed', node: claimedNode(key, row) } : { status: row.outcome }
+		outcomes[row.ix - 1] =
+			row.outcome === 'claimed'
+				? { status: 'claimed', node: claimedNode(key, row) }
+				: { status: row.outcome }
 	}
 	return outcomes
 }
@@ -126,7 +137,11 @@ export interface ReleasedClaim {
  * Gives claims back, unfinished: neither an attempt nor a crash. Returns how many were still held.
  * @param unrunnable this worker has no implementation for them
  */
-export async function releaseNodes(db: Executor, claims: readonly ReleasedClaim[], unrunnable = false): Promise<number> {
+export async function releaseNodes(
+	db: Executor,
+	claims: readonly ReleasedClaim[],
+	unrunnable = false,
+): Promise<number> {
 	const [row] = await query<{ released: number }>(
 		db,
 		`select flowcraft_release($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::uuid[],
@@ -148,8 +163,18 @@ export async function releaseNodes(db: Executor, claims: readonly ReleasedClaim[
  * What stands in this worker's name, claimed longer than `olderThanMs` ago. Whoever does not have it in hand has to give
  * it back: the answer to a claim may be lost, a release may fail, and while the worker lives no sweep takes it away.
  */
-export async function heldNodes(db: Executor, workerId: string, olderThanMs: number): Promise<{ key: NodeKey; token: string }[]> {
-	const rows = await query<{ run_id: string; node_id: string; generation: string; recovers: string; claim_token: string }>(
+export async function heldNodes(
+	db: Executor,
+	workerId: string,
+	olderThanMs: number,
+): Promise<{ key: NodeKey; token: string }[]> {
+	const rows = await query<{
+		run_id: string
+		node_id: string
+		generation: string
+		recovers: string
+		claim_token: string
+	}>(
 		db,
 		`select run_id, node_id, generation, recovers, claim_token::text as claim_token from flowcraft_nodes
 		where worker_id = $1::text::uuid and state = 'running'

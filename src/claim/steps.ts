@@ -12,7 +12,12 @@ export type RunStep = <T>(key: string, fn: () => T | Promise<T>) => Promise<T>
  *
  * @param lost what to throw when the claim turns out to be somebody else's
  */
-export function createStep(db: Executor, codec: ValueCodec, claimed: ClaimedNode, lost: () => Error): RunStep {
+export function createStep(
+	db: Executor,
+	codec: ValueCodec,
+	claimed: ClaimedNode,
+	lost: () => Error,
+): RunStep {
 	const { key: node, token } = claimed
 	const place = [node.runId, node.nodeId, node.generation, node.recovers]
 	let saved: Promise<Map<string, string | null>> | undefined

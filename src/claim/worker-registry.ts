@@ -20,7 +20,15 @@ export async function registerWorker(db: Executor, worker: WorkerRegistration): 
 		`insert into flowcraft_workers (worker_id, name, version, queues, slots, offers, lease_until)
 		values ($1::text::uuid, $2::text, $3::text, $4::text::text[], $5::int, $6::text::text[],
 			clock_timestamp() + $7::bigint * interval '1 millisecond')`,
-		[worker.workerId, worker.name, worker.version, textArray(worker.queues), worker.slots, textArray(worker.offers), worker.leaseMs],
+		[
+			worker.workerId,
+			worker.name,
+			worker.version,
+			textArray(worker.queues),
+			worker.slots,
+			textArray(worker.offers),
+			worker.leaseMs,
+		],
 	)
 }
 
@@ -32,10 +40,18 @@ export const HEARTBEAT_STATEMENT = `update flowcraft_workers
 
 /** Says that a worker takes no new nodes. */
 export async function markDraining(db: Executor, workerId: string): Promise<void> {
-	await query(db, 'update flowcraft_workers set draining_at = clock_timestamp() where worker_id = $1::text::uuid', [workerId])
+	await query(
+		db,
+		'update flowcraft_workers set draining_at = clock_timestamp() where worker_id = $1::text::uuid',
+		[workerId],
+	)
 }
 
 /** Says that a worker has gone; what it still holds is taken from it by the next sweep. */
 export async function markStopped(db: Executor, workerId: string): Promise<void> {
-	await query(db, 'update flowcraft_workers set stopped_at = clock_timestamp() where worker_id = $1::text::uuid', [workerId])
+	await query(
+		db,
+		'update flowcraft_workers set stopped_at = clock_timestamp() where worker_id = $1::text::uuid',
+		[workerId],
+	)
 }

@@ -6,7 +6,10 @@ import { type DynamicNode, writeDynamic } from '../plan/dynamic.js'
 import type { NodeKey } from '../plan/node-key.js'
 
 /** Where a stored input comes from; the outputs of this commit's node, or a value as the codec wrote it. */
-export type StoredInput = { readonly type: 'none' } | { readonly type: 'output' } | { readonly type: 'value'; readonly text: string | null }
+export type StoredInput =
+	| { readonly type: 'none' }
+	| { readonly type: 'output' }
+	| { readonly type: 'value'; readonly text: string | null }
 
 /** An event that ends a wait. */
 export interface AwaitedEvent {
@@ -97,7 +100,14 @@ export async function commitNodes(db: Executor, commits: readonly NodeCommit[]):
 		columns.map(({ values }) => textArray(values)),
 	)
 	if (row === undefined) throw new Error('flowcraft_commit answered nothing')
-	const answer = JSON.parse(row.answer) as { committed: number[]; repeated: number[]; refused: number[]; refusals: string[]; ended: string[]; emitted: number }
+	const answer = JSON.parse(row.answer) as {
+		committed: number[]
+		repeated: number[]
+		refused: number[]
+		refusals: string[]
+		ended: string[]
+		emitted: number
+	}
 	const outcomes = commits.map((): CommitOutcome => 'lost')
 	const mark = (numbers: readonly number[], outcome: CommitOutcome): void => {
 		for (const number of numbers) outcomes[number - 1] = outcome
@@ -105,20 +115,27 @@ export async function commitNodes(db: Executor, commits: readonly NodeCommit[]):
 	mark(answer.repeated, 'repeated')
 	mark(answer.refused, 'refused')
 	mark(answer.committed, 'committed')
-	const refusals = new Map(answer.refused.map((number, position) => [number - 1, answer.refusals[position] ?? '']))
+	const refusals = new Map(
+		answer.refused.map((number, position) => [number - 1, answer.refusals[position] ?? '']),
+	)
 	return { outcomes, refusals, ended: answer.ended, emitted: answer.emitted }
 }
 
 /** In the order of the function's parameters. */
 function toColumns(commits: readonly NodeCommit[]): Column[] {
-	const text = (values: (string | null | undefined)[]): Column => ({ type: 'text', values: values.map((value) => value ?? null) })
+	const text = (values: (string | null | undefined)[]): Column => ({
+		type: 'text',
+		values: values.map((value) => value ?? null),
+	})
 	const int = (values: number[]): Column => ({ type: 'int', values })
 	const each = <T>(pick: (commit: NodeCommit) => T): T[] => commits.map(pick)
 
 	const next = flatten(commits, (commit) => commit.next)
 	const raises = flatten(commits, (commit) => commit.raises)
 	const arrivals = flatten(commits, (commit) => commit.arrivals)
-	const held = arrivals.flatMap(({ item }, position) => (item.held ?? []).map((each) => ({ arrival: position + 1, ...each })))
+	const held = arrivals.flatMap(({ item }, position) =>
+		(item.held ?? []).map((each) => ({ arrival: position + 1, ...each })),
+	)
 	const recovered = flatten(commits, (commit) => commit.recovered)
 	const writes = flatten(commits, (commit) => commit.writes)
 	const childInput = flatten(commits, (commit) => commit.childInput)
@@ -127,7 +144,11 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 	const inputs = (rows: readonly { of: number; item: { input: StoredInput } }[]): Column[] => {
 		// A reference is to the output of the very node that this commit finishes.
 		const reference = (pick: (key: NodeKey) => string): Column =>
-			text(rows.map(({ of, item }) => (item.input.type === 'output' ? pick((commits[of - 1] as NodeCommit).key) : null)))
+			text(
+				rows.map(({ of, item }) =>
+					item.input.type === 'output' ? pick((commits[of - 1] as NodeCommit).key) : null,
+				),
+			)
 		return [
 			reference((key) => key.nodeId),
 			reference((key) => key.generation),
@@ -148,7 +169,10 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 		text(each((commit) => commit.error)),
 		text(each((commit) => commit.reason)),
 		text(each((commit) => commit.deadLetter)),
-		{ type: 'bigint', values: each((commit) => (commit.delayMs === undefined ? null : Math.round(commit.delayMs))) },
+		{
+			type: 'bigint',
+			values: each((commit) => (commit.delayMs === undefined ? null : Math.round(commit.delayMs))),
+		},
 		text(each((commit) => commit.wait)),
 		text(each((commit) => commit.waitEvent?.name)),
 		text(each((commit) => commit.waitEvent?.key)),
@@ -203,6 +227,11 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 }
 
 /** What several commits carry, each item with the 1-based number of its commit. */
-function flatten<T>(commits: readonly NodeCommit[], pick: (commit: NodeCommit) => readonly T[] | undefined): { of: number; item: T }[] {
-	return commits.flatMap((commit, position) => (pick(commit) ?? []).map((item) => ({ of: position + 1, item })))
+function flatten<T>(
+	commits: readonly NodeCommit[],
+	pick: (commit: NodeCommit) => readonly T[] | undefined,
+): { of: number; item: T }[] {
+	return commits.flatMap((commit, position) =>
+		(pick(commit) ?? []).map((item) => ({ of: position + 1, item })),
+	)
 }

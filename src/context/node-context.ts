@@ -46,13 +46,15 @@ export class BufferedContext implements IAsyncContext<Record<string, unknown>> {
 	}
 
 	async patch(operations: PatchOperation[]): Promise<void> {
-		for (const operation of operations) this.write(operation.key, operation.op === 'set' ? { value: operation.value } : 'deleted')
+		for (const operation of operations)
+			this.write(operation.key, operation.op === 'set' ? { value: operation.value } : 'deleted')
 	}
 
 	/** The whole context. The only read whose cost grows with the run. */
 	async toJSON(): Promise<Record<string, unknown>> {
 		const entries = new Map<string, unknown>()
-		for (const [key, text] of await this.reader.readAll(this.runId)) entries.set(key, this.codec.decode(text))
+		for (const [key, text] of await this.reader.readAll(this.runId))
+			entries.set(key, this.codec.decode(text))
 		for (const [key, write] of this.writes) {
 			if (write === 'deleted') entries.delete(key)
 			else entries.set(key, write.value)
@@ -88,7 +90,8 @@ export class BufferedContext implements IAsyncContext<Record<string, unknown>> {
 	}
 
 	private write(key: string, write: Write): void {
-		if (this.closedBecause !== undefined) throw new Error(`The context of run '${this.runId}' takes no more writes: ${this.closedBecause}.`)
+		if (this.closedBecause !== undefined)
+			throw new Error(`The context of run '${this.runId}' takes no more writes: ${this.closedBecause}.`)
 		this.writes.set(key, write)
 	}
 
@@ -114,7 +117,12 @@ export class BufferedContext implements IAsyncContext<Record<string, unknown>> {
 		const found = await this.reader.readKeys(this.runId, [...keys])
 		for (const key of keys) {
 			const text = found.get(key)
-			this.known.set(key, text === undefined ? { exists: false, value: undefined } : { exists: true, value: this.codec.decode(text) })
+			this.known.set(
+				key,
+				text === undefined
+					? { exists: false, value: undefined }
+					: { exists: true, value: this.codec.decode(text) },
+			)
 		}
 	}
 }
@@ -123,4 +131,3 @@ export class BufferedContext implements IAsyncContext<Record<string, unknown>> {
 function toRecord(entries: ReadonlyMap<string, unknown>): Record<string, unknown> {
 	return Object.fromEntries(entries)
 }
-

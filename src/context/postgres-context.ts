@@ -66,7 +66,11 @@ export class PostgresContext implements IAsyncContext<Record<string, unknown>> {
 			[
 				this.runId,
 				textArray(operations.map(({ key }) => key)),
-				textArray(operations.map((operation) => (operation.op === 'set' ? this.codec.encode(operation.key, operation.value) : null))),
+				textArray(
+					operations.map((operation) =>
+						operation.op === 'set' ? this.codec.encode(operation.key, operation.value) : null,
+					),
+				),
 			],
 		)
 		if (row?.written !== true) throw new NotFoundError(`There is no run '${this.runId}'.`)

@@ -23,15 +23,24 @@ export function createContextReader(db: Executor): ContextReader {
 			return found ?? new Map()
 		},
 		async readAll(runId) {
-			const rows = await query<{ key: string; value: string }>(db, 'select key, value from flowcraft_context_entries($1::text)', [runId])
+			const rows = await query<{ key: string; value: string }>(
+				db,
+				'select key, value from flowcraft_context_entries($1::text)',
+				[runId],
+			)
 			return new Map(rows.map((row) => [row.key, row.value]))
 		},
 	}
 }
 
 /** The keys of several runs in one statement; answers in the order of `asked`. */
-export async function readKeysOfRuns(db: Executor, asked: readonly KeysOfRun[]): Promise<Map<string, string | null>[]> {
-	const pairs = asked.flatMap(({ runId, keys }, position) => [...new Set(keys)].map((key) => ({ position, runId, key })))
+export async function readKeysOfRuns(
+	db: Executor,
+	asked: readonly KeysOfRun[],
+): Promise<Map<string, string | null>[]> {
+	const pairs = asked.flatMap(({ runId, keys }, position) =>
+		[...new Set(keys)].map((key) => ({ position, runId, key })),
+	)
 	const found = asked.map(() => new Map<string, string | null>())
 	if (pairs.length === 0) return found
 	const rows = await query<{ ix: number; value: string | null }>(

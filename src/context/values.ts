@@ -34,20 +34,25 @@ export interface ValueCodec {
 
 /** The codec for a run's values under this serializer; plain JSON without one. */
 export function createValueCodec(serializer?: ISerializer): ValueCodec {
-	const custom = serializer !== undefined && !(serializer instanceof JsonSerializer) ? serializer : undefined
+	const custom =
+		serializer !== undefined && !(serializer instanceof JsonSerializer) ? serializer : undefined
 	return {
 		encode(key, value) {
 			if (value === undefined) return null
 			const text = custom === undefined ? toJson(key, value) : wrap(key, value, custom)
 			if (text !== null && text.length > MAX_VALUE_LENGTH) {
-				throw new UnstorableValueError(key, `it has ${text.length} characters, the limit is ${MAX_VALUE_LENGTH}`)
+				throw new UnstorableValueError(
+					key,
+					`it has ${text.length} characters, the limit is ${MAX_VALUE_LENGTH}`,
+				)
 			}
 			return text
 		},
 		decode(text) {
 			if (text === null) return undefined
 			const value: unknown = JSON.parse(text)
-			if (custom !== undefined && isWrapped(value)) return custom.deserialize(value.$serialized)['v'] as unknown
+			if (custom !== undefined && isWrapped(value))
+				return custom.deserialize(value.$serialized)['v'] as unknown
 			return value
 		},
 	}
@@ -74,7 +79,8 @@ function explain(error: unknown): string {
 	if (error instanceof RangeError) return 'it is nested too deeply'
 	const message = error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error)
 	if (/circular/i.test(message)) return 'it contains itself (a circular reference)'
-	if (/BigInt/i.test(message)) return 'it contains a BigInt, which JSON does not know; use a serializer that does'
+	if (/BigInt/i.test(message))
+		return 'it contains a BigInt, which JSON does not know; use a serializer that does'
 	return message
 }
 
@@ -90,7 +96,13 @@ function isWrapped(value: unknown): value is { $serialized: string } {
 
 /** A key that Postgres cannot hold in a text column. */
 export function checkKey(key: string): void {
-	if (key.includes('\u0000')) throw new UnstorableValueError(key.replaceAll('\u0000', '\\u0000'), 'its key contains a NUL character')
-	if (!key.isWellFormed()) throw new UnstorableValueError(key.toWellFormed(), 'its key contains half of a surrogate pair')
-	if (key.length > 1024) throw new UnstorableValueError(key, `its key has ${key.length} characters, the limit is 1024`)
+	if (key.includes('\u0000'))
+		throw new UnstorableValueError(
+			key.replaceAll('\u0000', '\\u0000'),
+			'its key contains a NUL character',
+		)
+	if (!key.isWellFormed())
+		throw new UnstorableValueError(key.toWellFormed(), 'its key contains half of a surrogate pair')
+	if (key.length > 1024)
+		throw new UnstorableValueError(key, `its key has ${key.length} characters, the limit is 1024`)
 }

@@ -40,7 +40,8 @@ export function createDatabase(url: string, options: DatabaseOptions = {}): Data
 		prepare: options.prepare ?? true,
 		fetch_types: options.fetchTypes ?? true,
 		// The driver's own pauses between attempts to connect grow to 20 s; an outage should not outlast itself so long.
-		backoff: (failures: number) => Math.min(2 ** failures / 100, MAX_RECONNECT_PAUSE_S) * (0.75 + Math.random() / 2),
+		backoff: (failures: number) =>
+			Math.min(2 ** failures / 100, MAX_RECONNECT_PAUSE_S) * (0.75 + Math.random() / 2),
 		connect_timeout: (options.connectTimeoutMs ?? 10_000) / 1000,
 		...(options.idleTimeoutMs === undefined ? {} : { idle_timeout: options.idleTimeoutMs / 1000 }),
 		onnotice: () => {},

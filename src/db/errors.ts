@@ -43,7 +43,11 @@ export function classifyDatabaseError(error: unknown): DatabaseFailure {
 }
 
 function codeOf(error: unknown): string | undefined {
-	for (let current = error, depth = 0; current instanceof Error && depth < 5; current = current.cause, depth++) {
+	for (
+		let current = error, depth = 0;
+		current instanceof Error && depth < 5;
+		current = current.cause, depth++
+	) {
 		if ('code' in current && typeof current.code === 'string') return current.code
 		// Several addresses tried in vain: Node reports them together.
 		if (current instanceof AggregateError && current.errors.length > 0) return codeOf(current.errors[0])

@@ -26,7 +26,11 @@ export type Executor = Sql | TransactionSql | DrizzleExecutor
  *
  * @throws what the driver throws; see `src/db/errors.ts` for what to do about it.
  */
-export async function query<T extends Row>(executor: Executor, text: string, parameters: readonly Parameter[] = []): Promise<T[]> {
+export async function query<T extends Row>(
+	executor: Executor,
+	text: string,
+	parameters: readonly Parameter[] = [],
+): Promise<T[]> {
 	if (isDrizzle(executor)) return [...(await executor.execute(toDrizzle(text, parameters)))] as T[]
 	return [...(await executor.unsafe<T[]>(text, [...parameters], { prepare: true }))]
 }
@@ -37,9 +41,11 @@ function isDrizzle(executor: Executor): executor is DrizzleExecutor {
 
 /** The statement as a Drizzle query: its text as it stands, each placeholder a bound parameter. */
 function toDrizzle(text: string, parameters: readonly Parameter[]): SQL {
-	const chunks = text.split(/\$(\d+)/).map((part, position) =>
-		position % 2 === 0 ? drizzleSql.raw(part) : drizzleSql`${parameters[Number(part) - 1] ?? null}`,
-	)
+	const chunks = text
+		.split(/\$(\d+)/)
+		.map((part, position) =>
+			position % 2 === 0 ? drizzleSql.raw(part) : drizzleSql`${parameters[Number(part) - 1] ?? null}`,
+		)
 	return drizzleSql.join(chunks)
 }
 

@@ -105,7 +105,10 @@ export const blueprintHeads = pgTable(
 		updatedAt: at().notNull().defaultNow(),
 	},
 	(t) => [
-		foreignKey({ columns: [t.blueprintId, t.hash], foreignColumns: [blueprints.blueprintId, blueprints.hash] }),
+		foreignKey({
+			columns: [t.blueprintId, t.hash],
+			foreignColumns: [blueprints.blueprintId, blueprints.hash],
+		}),
 	],
 )
 
@@ -136,7 +139,10 @@ export const statuses = pgTable(
 		failedCount: integer().notNull().default(0),
 		/** Rises with each commit: orders writes of one key without trusting clocks. */
 		commitSeq: bigint({ mode: 'number' }).notNull().default(0),
-		tags: text().array().notNull().default(sql`'{}'`),
+		tags: text()
+			.array()
+			.notNull()
+			.default(sql`'{}'`),
 		/** W3C trace context of whoever started the run. */
 		traceparent: text(),
 		deadlineAt: at(),
@@ -146,19 +152,33 @@ export const statuses = pgTable(
 	},
 	(t) => [
 		check('flowcraft_statuses_status', sql`${t.status} in (${oneOf(RUN_STATUSES)})`),
-		check('flowcraft_statuses_counts', sql`${t.liveCount} >= 0 and ${t.waitingCount} between 0 and ${t.liveCount}`),
+		check(
+			'flowcraft_statuses_counts',
+			sql`${t.liveCount} >= 0 and ${t.waitingCount} between 0 and ${t.liveCount}`,
+		),
 		// Final exactly when finished.
-		check('flowcraft_statuses_finished', sql`(${t.finishedAt} is null) = (${t.status} in ('running', 'awaiting', 'paused'))`),
+		check(
+			'flowcraft_statuses_finished',
+			sql`(${t.finishedAt} is null) = (${t.status} in ('running', 'awaiting', 'paused'))`,
+		),
 		// GET /runs: newest first, by keyset. Neither column changes, so updates of the row stay HOT.
 		index('flowcraft_statuses_newest').on(t.createdAt, t.runId),
 		index('flowcraft_statuses_blueprint').on(t.blueprintId, t.createdAt, t.runId),
 		// GET /runs?parent=, cancelling a parent with its children.
-		index('flowcraft_statuses_parent').on(t.parentRunId).where(sql`parent_run_id is not null`),
+		index('flowcraft_statuses_parent')
+			.on(t.parentRunId)
+			.where(sql`parent_run_id is not null`),
 		// GET /runs?tag=; runs without tags cost nothing.
-		index('flowcraft_statuses_tags').using('gin', t.tags).where(sql`tags <> '{}'`),
+		index('flowcraft_statuses_tags')
+			.using('gin', t.tags)
+			.where(sql`tags <> '{}'`),
 		// GET /runs?status= for the live ones and the sweep: stays small however many runs have ended.
-		index('flowcraft_statuses_live').on(t.status, t.createdAt, t.runId).where(sql`finished_at is null`),
-		index('flowcraft_statuses_finished_at').on(t.finishedAt).where(sql`finished_at is not null`),
+		index('flowcraft_statuses_live')
+			.on(t.status, t.createdAt, t.runId)
+			.where(sql`finished_at is null`),
+		index('flowcraft_statuses_finished_at')
+			.on(t.finishedAt)
+			.where(sql`finished_at is not null`),
 	],
 )
 
@@ -254,17 +274,31 @@ export const nodes = pgTable(
 			sql`${t.state} <> 'running' or (${t.workerId} is not null and ${t.claimToken} is not null)`,
 		),
 		// The sweep: ready nodes whose message may be lost. Only live nodes are in it.
-		index('flowcraft_nodes_ready').on(t.emittedAt).where(sql`state = 'ready'`),
+		index('flowcraft_nodes_ready')
+			.on(t.emittedAt)
+			.where(sql`state = 'ready'`),
 		// The sweep: what dead workers held; draining gives back by it.
-		index('flowcraft_nodes_running').on(t.workerId).where(sql`state = 'running'`),
+		index('flowcraft_nodes_running')
+			.on(t.workerId)
+			.where(sql`state = 'running'`),
 		// The sweep: timers whose message is lost.
-		index('flowcraft_nodes_due').on(t.dueAt).where(sql`state = 'waiting' and due_at is not null`),
-		index('flowcraft_nodes_event').on(t.waitEvent, t.waitKey).where(sql`state = 'waiting' and wait_event is not null`),
+		index('flowcraft_nodes_due')
+			.on(t.dueAt)
+			.where(sql`state = 'waiting' and due_at is not null`),
+		index('flowcraft_nodes_event')
+			.on(t.waitEvent, t.waitKey)
+			.where(sql`state = 'waiting' and wait_event is not null`),
 		// A finished child whose message to its parent is lost.
-		index('flowcraft_nodes_child').on(t.childRunId).where(sql`state = 'child'`),
+		index('flowcraft_nodes_child')
+			.on(t.childRunId)
+			.where(sql`state = 'child'`),
 		// History of loops, bounded by the sweep; whatever is outside loops is not in it.
-		index('flowcraft_nodes_turns').on(t.runId, t.nodeId, t.generation).where(sql`generation <> ''`),
-		index('flowcraft_nodes_dead_letters').on(t.finishedAt).where(sql`dead_letter is not null`),
+		index('flowcraft_nodes_turns')
+			.on(t.runId, t.nodeId, t.generation)
+			.where(sql`generation <> ''`),
+		index('flowcraft_nodes_dead_letters')
+			.on(t.finishedAt)
+			.where(sql`dead_letter is not null`),
 	],
 )
 
@@ -298,7 +332,10 @@ export const attempts = pgTable(
 		claimedAt: at(),
 		error: text(),
 	},
-	(t) => [primaryKey({ columns: [t.recordedAt, t.id] }), index('flowcraft_attempts_run').on(t.runId, t.nodeId)],
+	(t) => [
+		primaryKey({ columns: [t.recordedAt, t.id] }),
+		index('flowcraft_attempts_run').on(t.runId, t.nodeId),
+	],
 )
 
 /** History of a run's status. Partitionable by time. */
@@ -381,7 +418,10 @@ export const workers = pgTable(
 		queues: text().array().notNull(),
 		slots: integer().notNull(),
 		/** Blueprint versions it offers, as `id@hash`. */
-		offers: text().array().notNull().default(sql`'{}'`),
+		offers: text()
+			.array()
+			.notNull()
+			.default(sql`'{}'`),
 		startedAt: at().notNull().defaultNow(),
 		heartbeatAt: at().notNull().defaultNow(),
 		leaseUntil: at().notNull(),
@@ -390,7 +430,11 @@ export const workers = pgTable(
 		/** When the sweep declared it dead: it can never claim or finish anything again. */
 		deadAt: at(),
 	},
-	(t) => [index('flowcraft_workers_lease').on(t.leaseUntil).where(sql`stopped_at is null and dead_at is null`)],
+	(t) => [
+		index('flowcraft_workers_lease')
+			.on(t.leaseUntil)
+			.where(sql`stopped_at is null and dead_at is null`),
+	],
 )
 
 /** Every `uses` key that a worker has ever offered: lets registration warn of those that nobody has. */
@@ -429,7 +473,10 @@ export const keptEvents = pgTable(
 		receivedAt: at().notNull().defaultNow(),
 		expiresAt: at().notNull(),
 	},
-	(t) => [index('flowcraft_kept_events_name').on(t.name, t.key), index('flowcraft_kept_events_expiry').on(t.expiresAt)],
+	(t) => [
+		index('flowcraft_kept_events_name').on(t.name, t.key),
+		index('flowcraft_kept_events_expiry').on(t.expiresAt),
+	],
 )
 
 /** URLs that were given out: each ends one wait, once, before it expires. The token itself stands nowhere here. */

@@ -39,7 +39,8 @@ export function readJob(body: string): NodeKey | undefined {
 	const job = jobSchema.safeParse(parsed)
 	if (!job.success) return undefined
 	const { runId, nodeId, generation, recovers } = job.data
-	if ([runId, nodeId, generation, recovers].some((text) => text.includes('\u0000') || !text.isWellFormed())) return undefined
+	if ([runId, nodeId, generation, recovers].some((text) => text.includes('\u0000') || !text.isWellFormed()))
+		return undefined
 	return { runId, nodeId, generation, recovers }
 }
 

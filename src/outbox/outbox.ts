@@ -45,7 +45,12 @@ interface OutboxRecord extends Record<string, unknown> {
 }
 
 /** Takes up to `limit` due rows, oldest first, for `claimMs`; rows that other relays hold are skipped. */
-export async function takeOutbox(db: Executor, token: string, limit: number, claimMs: number): Promise<OutboxRow[]> {
+export async function takeOutbox(
+	db: Executor,
+	token: string,
+	limit: number,
+	claimMs: number,
+): Promise<OutboxRow[]> {
 	const rows = await query<OutboxRecord>(
 		db,
 		'select *, id::text as id from flowcraft_take_outbox($1::text::uuid, $2::int, $3::bigint)',

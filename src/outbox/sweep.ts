@@ -3,8 +3,15 @@ import { type Executor, query } from '../db/query.js'
 import type { RunStatus } from '../db/schema.js'
 
 /** Declares silent workers dead and makes what dead and stopped workers held ready again. */
-export async function sweepWorkers(db: Executor, limit: number): Promise<{ buried: number; recovered: number }> {
-	const [row] = await query<{ buried: number; recovered: number }>(db, 'select buried, recovered from flowcraft_sweep_workers($1::int)', [limit])
+export async function sweepWorkers(
+	db: Executor,
+	limit: number,
+): Promise<{ buried: number; recovered: number }> {
+	const [row] = await query<{ buried: number; recovered: number }>(
+		db,
+		'select buried, recovered from flowcraft_sweep_workers($1::int)',
+		[limit],
+	)
 	return row ?? { buried: 0, recovered: 0 }
 }
 
@@ -13,7 +20,12 @@ export async function sweepWorkers(db: Executor, limit: number): Promise<{ burie
  * @param backlog messages wait in the broker: only nodes that were passed by count as lost
  * @returns how many were emitted again
  */
-export async function sweepLost(db: Executor, stalledMs: number, backlog: boolean, limit: number): Promise<number> {
+export async function sweepLost(
+	db: Executor,
+	stalledMs: number,
+	backlog: boolean,
+	limit: number,
+): Promise<number> {
 	const [row] = await query<{ emitted: number }>(
 		db,
 		'select flowcraft_sweep_lost($1::bigint, $2::boolean, $3::int) as emitted',
@@ -59,7 +71,11 @@ export async function sweepGenerations(
 
 /** Deletes what was kept for its time. */
 export async function sweepExpired(db: Executor, workerMs: number): Promise<number> {
-	const [row] = await query<{ deleted: number }>(db, 'select flowcraft_sweep_expired($1::bigint) as deleted', [workerMs])
+	const [row] = await query<{ deleted: number }>(
+		db,
+		'select flowcraft_sweep_expired($1::bigint) as deleted',
+		[workerMs],
+	)
 	return row?.deleted ?? 0
 }
 
@@ -67,7 +83,13 @@ export async function sweepExpired(db: Executor, workerMs: number): Promise<numb
  * Runs that the sweep would find stalled, after `after` in the order of their ids. Changes nothing.
  * @param backlog messages wait in the broker: only nodes that were passed by count as lost
  */
-export async function stalledRuns(db: Executor, after: string, stalledMs: number, backlog: boolean, limit: number): Promise<string[]> {
+export async function stalledRuns(
+	db: Executor,
+	after: string,
+	stalledMs: number,
+	backlog: boolean,
+	limit: number,
+): Promise<string[]> {
 	const rows = await query<{ run_id: string }>(
 		db,
 		'select run_id from flowcraft_stalled_runs($1::text, $2::bigint, $3::boolean, $4::int) as run_id',

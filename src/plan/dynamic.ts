@@ -24,18 +24,30 @@ export function writeDynamic(dynamic: DynamicNode | undefined): string | undefin
  * The definitions as they are stored.
  * @throws for definitions that could never run, naming the node at fault
  */
-export function checkDynamicNodes(graph: BlueprintGraph, addedBy: string, definitions: readonly NodeDefinition[]): NodeDefinition[] {
+export function checkDynamicNodes(
+	graph: BlueprintGraph,
+	addedBy: string,
+	definitions: readonly NodeDefinition[],
+): NodeDefinition[] {
 	const ids = new Set<string>()
 	return definitions.map((given) => {
 		const { id, uses, params, inputs, config } = given
 		const fail = (what: string): never => {
 			throw new Error(`Node '${addedBy}' cannot add the dynamic node '${String(id)}': ${what}`)
 		}
-		if (typeof id !== 'string' || id === '' || id.length > 256 || id.includes('\u0000') || !id.isWellFormed()) fail('it has no valid id')
+		if (
+			typeof id !== 'string' ||
+			id === '' ||
+			id.length > 256 ||
+			id.includes('\u0000') ||
+			!id.isWellFormed()
+		)
+			fail('it has no valid id')
 		if (typeof uses !== 'string' || uses === '') fail("it has no 'uses'")
 		if (graph.nodes.has(id)) fail('the blueprint has a node of that id')
 		if (ids.has(id)) fail('another one of the same result has that id')
-		if (config?.fallback !== undefined && !graph.nodes.has(config.fallback)) fail(`its fallback '${config.fallback}' is no node of the blueprint`)
+		if (config?.fallback !== undefined && !graph.nodes.has(config.fallback))
+			fail(`its fallback '${config.fallback}' is no node of the blueprint`)
 		ids.add(id)
 		return {
 			id,

@@ -9,7 +9,11 @@ import type { BlueprintGraph, GraphEdge } from '../blueprint/graph.js'
 export type NeededKeys = readonly string[] | 'all'
 
 /** What the expressions on these edges may read from the context. */
-export function keysNeededBy(graph: BlueprintGraph, edges: readonly GraphEdge[], evaluator: IEvaluator): NeededKeys {
+export function keysNeededBy(
+	graph: BlueprintGraph,
+	edges: readonly GraphEdge[],
+	evaluator: IEvaluator,
+): NeededKeys {
 	const keys = new Set<string>()
 	for (const edge of edges) {
 		if (edge.condition === undefined && edge.transform === undefined) continue

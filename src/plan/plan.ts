@@ -19,7 +19,10 @@ export interface PlannedNode {
 }
 
 /** Where a node's default input comes from: the output of the node that has just finished, or a transformed value. */
-export type PlannedInput = { readonly type: 'none' } | { readonly type: 'output' } | { readonly type: 'value'; readonly value: unknown }
+export type PlannedInput =
+	| { readonly type: 'none' }
+	| { readonly type: 'output' }
+	| { readonly type: 'value'; readonly value: unknown }
 
 /** A node that becomes ready; once per generation, however many plans say so. */
 export interface NextNode extends PlannedNode {
@@ -101,7 +104,13 @@ export function planCompletion(
 			const edge = incoming.findLast((candidate) => taken.has(candidate))
 			if (edge !== undefined) {
 				const generation = generationAcross(graph, placeOf(node), target)
-				next.push({ nodeId: target, generation, recovers: '', edge: edge.index, input: inputBy(graph, edge, result, scope) })
+				next.push({
+					nodeId: target,
+					generation,
+					recovers: '',
+					edge: edge.index,
+					input: inputBy(graph, edge, result, scope),
+				})
 			}
 			continue
 		}
@@ -134,7 +143,11 @@ export function planCompletion(
 }
 
 /** A gather adds nodes and waits for them in turn, before it completes. */
-export function planMore(graph: BlueprintGraph, node: PlannedNode, definitions: readonly NodeDefinition[]): Plan {
+export function planMore(
+	graph: BlueprintGraph,
+	node: PlannedNode,
+	definitions: readonly NodeDefinition[],
+): Plan {
 	const { next, raises } = planDynamicNodes(graph, node, definitions, node.nodeId)
 	return { ...NOTHING, next, raises }
 }
@@ -149,9 +162,18 @@ function planDynamicNodes(
 	const place = node.dynamic?.place ?? node.nodeId
 	let gather: Raise | undefined
 	if (gatherId !== undefined) {
-		if (!graph.nodes.has(gatherId)) throw new Error(`Node '${node.nodeId}' adds nodes to '${gatherId}', which is no node of the blueprint`)
-		const generation = gatherId === node.nodeId ? node.generation : generationAcross(graph, placeOf(node), gatherId)
-		gather = { nodeId: gatherId, generation, expected: expectationOf(graph, gatherId, generation).expected, by: definitions.length }
+		if (!graph.nodes.has(gatherId))
+			throw new Error(
+				`Node '${node.nodeId}' adds nodes to '${gatherId}', which is no node of the blueprint`,
+			)
+		const generation =
+			gatherId === node.nodeId ? node.generation : generationAcross(graph, placeOf(node), gatherId)
+		gather = {
+			nodeId: gatherId,
+			generation,
+			expected: expectationOf(graph, gatherId, generation).expected,
+			by: definitions.length,
+		}
 	}
 	return {
 		next: checkDynamicNodes(graph, node.nodeId, definitions).map((definition) => ({
@@ -160,7 +182,13 @@ function planDynamicNodes(
 			recovers: '',
 			edge: -1,
 			input: { type: 'none' },
-			dynamic: { definition, place, ...(gather === undefined ? {} : { gather: { nodeId: gather.nodeId, generation: gather.generation } }) },
+			dynamic: {
+				definition,
+				place,
+				...(gather === undefined
+					? {}
+					: { gather: { nodeId: gather.nodeId, generation: gather.generation } }),
+			},
 		})),
 		raises: gather === undefined ? [] : [gather],
 	}
@@ -168,7 +196,10 @@ function planDynamicNodes(
 
 /** As in process: the output names the gather that waits for the added nodes. */
 function gatherOf(output: unknown): string | undefined {
-	const gatherId: unknown = typeof output === 'object' && output !== null && 'gatherNodeId' in output ? output.gatherNodeId : undefined
+	const gatherId: unknown =
+		typeof output === 'object' && output !== null && 'gatherNodeId' in output
+			? output.gatherNodeId
+			: undefined
 	return typeof gatherId === 'string' ? gatherId : undefined
 }
 
@@ -176,22 +207,51 @@ function gatherOf(output: unknown): string | undefined {
 function arrivalAtGather({ nodeId, recovers, dynamic }: PlannedNode): Arrival[] {
 	if (dynamic?.gather === undefined) return []
 	const source = recoveredBy(recovers).at(-1) ?? nodeId
-	return [{ ...dynamic.gather, source, taken: true, expected: 0, held: [], holdsFor: undefined, edge: -1, input: { type: 'none' } }]
+	return [
+		{
+			...dynamic.gather,
+			source,
+			taken: true,
+			expected: 0,
+			held: [],
+			holdsFor: undefined,
+			edge: -1,
+			input: { type: 'none' },
+		},
+	]
 }
 
 /** Where in the blueprint it stands. */
 function placeOf(node: PlannedNode): PlannedNode {
-	return node.dynamic === undefined ? node : { nodeId: node.dynamic.place, generation: node.generation, recovers: '' }
+	return node.dynamic === undefined
+		? node
+		: { nodeId: node.dynamic.place, generation: node.generation, recovers: '' }
 }
 
 /** A node has failed for good: its branch ends, unless it has a fallback and the error is not fatal. */
-export function planFailure(graph: BlueprintGraph, node: PlannedNode, error: { readonly isFatal: boolean }): Plan {
+export function planFailure(
+	graph: BlueprintGraph,
+	node: PlannedNode,
+	error: { readonly isFatal: boolean },
+): Plan {
 	const fallback = (node.dynamic?.definition ?? graph.nodes.get(node.nodeId))?.config?.fallback
 	if (fallback === undefined || error.isFatal) return NOTHING
 	const recovers = recoversOf([node.nodeId, ...recoveredBy(node.recovers)])
 	// A fallback is a node of the blueprint; it keeps what it has to do for the one that it stands in for.
 	const dynamic = node.dynamic === undefined ? undefined : withoutDefinition(node.dynamic)
-	return { ...NOTHING, next: [{ nodeId: fallback, generation: node.generation, recovers, edge: -1, input: { type: 'none' }, dynamic }] }
+	return {
+		...NOTHING,
+		next: [
+			{
+				nodeId: fallback,
+				generation: node.generation,
+				recovers,
+				edge: -1,
+				input: { type: 'none' },
+				dynamic,
+			},
+		],
+	}
 }
 
 function withoutDefinition({ place, gather }: DynamicNode): DynamicNode {
@@ -211,7 +271,9 @@ function takenEdges(
 	isController: boolean,
 ): GraphEdge[] {
 	const holds = (edge: GraphEdge): boolean =>
-		edge.condition === undefined || edge.condition === '' || Boolean(scope.evaluator.evaluate(edge.condition, { ...scope.context, result }))
+		edge.condition === undefined ||
+		edge.condition === '' ||
+		Boolean(scope.evaluator.evaluate(edge.condition, { ...scope.context, result }))
 	if (isController) {
 		const matching = edges.filter((edge) => edge.condition && holds(edge))
 		if (matching.length > 0) return matching
@@ -234,9 +296,17 @@ function byTarget(edges: readonly GraphEdge[]): Map<string, GraphEdge[]> {
 	return targets
 }
 
-function inputBy(graph: BlueprintGraph, edge: GraphEdge, result: { readonly output?: unknown }, scope: Scope): PlannedInput {
+function inputBy(
+	graph: BlueprintGraph,
+	edge: GraphEdge,
+	result: { readonly output?: unknown },
+	scope: Scope,
+): PlannedInput {
 	if (edge.transform === undefined) return { type: 'output' }
 	const key = transformedKey(graph, edge)
 	const input = key !== undefined && Object.hasOwn(scope.context, key) ? scope.context[key] : result.output
-	return { type: 'value', value: scope.evaluator.evaluate(edge.transform, { input, context: scope.context }) }
+	return {
+		type: 'value',
+		value: scope.evaluator.evaluate(edge.transform, { input, context: scope.context }),
+	}
 }

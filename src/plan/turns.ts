@@ -15,7 +15,8 @@ interface Place {
 
 const NO_LOOPS: readonly BlueprintLoop[] = []
 
-const loopsAround = (graph: BlueprintGraph, nodeId: string): readonly BlueprintLoop[] => graph.loops.get(nodeId) ?? NO_LOOPS
+const loopsAround = (graph: BlueprintGraph, nodeId: string): readonly BlueprintLoop[] =>
+	graph.loops.get(nodeId) ?? NO_LOOPS
 
 /** How many loops, from the outermost one, both are in. */
 function sharedDepth(a: readonly BlueprintLoop[], b: readonly BlueprintLoop[]): number {
@@ -55,7 +56,10 @@ export function expectationOf(graph: BlueprintGraph, target: string, generation:
 	// Nobody inside a loop can have arrived at its entry before its first turn.
 	const isFirstTurn = to.at(-1)?.entry === target && turns.at(-1) === 0
 	const held = outside
-		.map((source) => ({ source, generation: encodeGeneration(turns.slice(0, sharedDepth(loopsAround(graph, source), to))) }))
+		.map((source) => ({
+			source,
+			generation: encodeGeneration(turns.slice(0, sharedDepth(loopsAround(graph, source), to))),
+		}))
 		.filter((each) => each.generation !== generation)
 	return { expected: isFirstTurn ? outside.length : sources.size, held }
 }
@@ -64,10 +68,17 @@ export function expectationOf(graph: BlueprintGraph, target: string, generation:
  * What the generations of `target` begin with for which an arrival of `source` holds; undefined if it holds for its own
  * generation only.
  */
-export function holdsFor(graph: BlueprintGraph, source: string, target: string, generation: string): string | undefined {
+export function holdsFor(
+	graph: BlueprintGraph,
+	source: string,
+	target: string,
+	generation: string,
+): string | undefined {
 	const to = loopsAround(graph, target)
 	const depth = sharedDepth(loopsAround(graph, source), to)
-	return depth === to.length ? undefined : encodePrefix(decodeGeneration(generation, to.length).slice(0, depth))
+	return depth === to.length
+		? undefined
+		: encodePrefix(decodeGeneration(generation, to.length).slice(0, depth))
 }
 
 /** Whether an edge leaves a loop: not taking it says nothing, since a later turn may. */

@@ -17,16 +17,25 @@ export interface CancelledRun {
  *
  * @throws NotFoundError; ConflictError if the run has completed or failed
  */
-export async function cancelRun(db: Executor, runId: string, reason = 'Cancelled on request'): Promise<CancelledRun> {
+export async function cancelRun(
+	db: Executor,
+	runId: string,
+	reason = 'Cancelled on request',
+): Promise<CancelledRun> {
 	if (!canBeRunId(runId)) throw new NotFoundError('There is no such run.')
 	const [row] = await query<{ outcome: string; status: RunStatus | null; cancelled: string }>(
 		db,
 		'select outcome, status, to_json(cancelled)::text as cancelled from flowcraft_cancel_run($1::text, $2::text)',
 		[runId, reason],
 	)
-	if (row === undefined || row.outcome === 'unknown' || row.status === null) throw new NotFoundError(`There is no run '${runId}'.`)
+	if (row === undefined || row.outcome === 'unknown' || row.status === null)
+		throw new NotFoundError(`There is no run '${runId}'.`)
 	if (row.outcome === 'final' && row.status !== 'cancelled') {
 		throw new ConflictError(`Run '${runId}' is ${row.status}: it cannot be cancelled any more.`)
 	}
-	return { runId, status: row.status, cancelled: row.outcome === 'final' ? [] : (JSON.parse(row.cancelled) as string[]) }
+	return {
+		runId,
+		status: row.status,
+		cancelled: row.outcome === 'final' ? [] : (JSON.parse(row.cancelled) as string[]),
+	}
 }

@@ -58,7 +58,11 @@ const SUMMARY = `s.run_id as "runId", s.blueprint_id as blueprint, coalesce(s.bl
 /** Just the status, for whoever polls; undefined for an unknown run. */
 export async function readStatus(db: Executor, runId: string): Promise<RunStatus | undefined> {
 	if (!canBeRunId(runId)) return undefined
-	const [row] = await query<{ status: RunStatus }>(db, 'select status from flowcraft_statuses where run_id = $1::text', [runId])
+	const [row] = await query<{ status: RunStatus }>(
+		db,
+		'select status from flowcraft_statuses where run_id = $1::text',
+		[runId],
+	)
 	return row?.status
 }
 
@@ -85,16 +89,32 @@ export async function readRun(db: Executor, runId: string): Promise<Run | undefi
 	if (row === undefined) return undefined
 	const errors = parseJson<{ nodeId: string; attempt: number; error: string | null }[]>(row['errors'])
 	const awaiting = parseJson<
-		{ nodeId: string; state: string; wait: string | null; childRunId: string | null; dueAt: string | null }[]
+		{
+			nodeId: string
+			state: string
+			wait: string | null
+			childRunId: string | null
+			dueAt: string | null
+		}[]
 	>(row['awaiting'])
 	return {
 		...summaryOf(row),
-		...(errors === undefined ? {} : { errors: errors.map(({ nodeId, attempt, error }) => ({ message: 'Unknown error', ...parseJson(error), nodeId, attempt })) }),
+		...(errors === undefined
+			? {}
+			: {
+					errors: errors.map(({ nodeId, attempt, error }) => ({
+						message: 'Unknown error',
+						...parseJson(error),
+						nodeId,
+						attempt,
+					})),
+				}),
 		...(awaiting === undefined
 			? {}
 			: {
 					awaiting: awaiting.map(({ nodeId, state, wait, childRunId, dueAt }) => {
-						const { reason, eventName, correlationKey } = parseJson<Partial<AwaitingNode>>(wait) ?? {}
+						const { reason, eventName, correlationKey } =
+							parseJson<Partial<AwaitingNode>>(wait) ?? {}
 						return {
 							nodeId,
 							reason: state === 'child' ? 'child' : (reason ?? 'unknown'),
@@ -138,11 +158,14 @@ export async function listRuns(db: Executor, input: ListRunsInput = {}): Promise
 	if (input.status !== undefined) conditions.push(statusCondition(input.status, parameter))
 	if (input.blueprint !== undefined) conditions.push(`s.blueprint_id = ${parameter(input.blueprint)}::text`)
 	// `tags <> '{}'` lets the planner use the partial index.
-	if (input.tag !== undefined) conditions.push(`s.tags @> ${parameter(textArray([input.tag]))}::text::text[] and s.tags <> '{}'`)
+	if (input.tag !== undefined)
+		conditions.push(`s.tags @> ${parameter(textArray([input.tag]))}::text::text[] and s.tags <> '{}'`)
 	if (input.parent !== undefined) conditions.push(`s.parent_run_id = ${parameter(input.parent)}::text`)
 	if (input.cursor !== undefined) {
 		const [createdAt, runId] = decodeCursor(input.cursor, ['timestamp', 'text']).map(parameter)
-		conditions.push(`(s.created_at, s.run_id) < (${createdAt}::text::timestamptz, ${runId}::text collate "C")`)
+		conditions.push(
+			`(s.created_at, s.run_id) < (${createdAt}::text::timestamptz, ${runId}::text collate "C")`,
+		)
 	}
 	const rows = await query(
 		db,
@@ -168,7 +191,8 @@ function statusCondition(wanted: readonly RunStatus[], parameter: (value: string
 }
 
 /** Whether a text is a run's status. */
-export const isRunStatus = (text: string): text is RunStatus => (RUN_STATUSES as readonly string[]).includes(text)
+export const isRunStatus = (text: string): text is RunStatus =>
+	(RUN_STATUSES as readonly string[]).includes(text)
 
 function summaryOf(row: Row): RunSummary {
 	const text = (name: string): string | undefined => (typeof row[name] === 'string' ? row[name] : undefined)

@@ -46,7 +46,11 @@ export interface StartedRun {
  * @throws InvalidInputError, NotFoundError (no such blueprint or version), ConflictError (the key was used with another
  * body, or the run id is taken). Nothing was written in any of these cases, and the caller's transaction goes on.
  */
-export async function startRun(db: Executor, input: StartRunInput, codec: ValueCodec = createValueCodec()): Promise<StartedRun> {
+export async function startRun(
+	db: Executor,
+	input: StartRunInput,
+	codec: ValueCodec = createValueCodec(),
+): Promise<StartedRun> {
 	const faults = faultsOf(input)
 	const keys = Object.keys(input.input ?? {})
 	const values = keys.map((key) => {
@@ -74,7 +78,9 @@ export async function startRun(db: Executor, input: StartRunInput, codec: ValueC
 						input: Object.fromEntries(keys.map((key, position) => [key, values[position]])),
 					}),
 				)
-	const stored = keys.map((key, position) => ({ key, value: values[position] })).filter(({ value }) => value !== null)
+	const stored = keys
+		.map((key, position) => ({ key, value: values[position] }))
+		.filter(({ value }) => value !== null)
 	const [row] = await query<{ outcome: string; run_id: string; status: string | null }>(
 		db,
 		`select outcome, run_id, status from flowcraft_start_run(
@@ -97,13 +103,21 @@ export async function startRun(db: Executor, input: StartRunInput, codec: ValueC
 	switch (row?.outcome) {
 		case 'started':
 		case 'repeated':
-			return { runId: row.run_id, status: row.status ?? 'running', repeated: row.outcome === 'repeated' }
+			return {
+				runId: row.run_id,
+				status: row.status ?? 'running',
+				repeated: row.outcome === 'repeated',
+			}
 		case 'conflict':
-			throw new ConflictError(`The idempotency key '${input.idempotencyKey}' was used for run '${row.run_id}' with another request.`)
+			throw new ConflictError(
+				`The idempotency key '${input.idempotencyKey}' was used for run '${row.run_id}' with another request.`,
+			)
 		case 'exists':
 			throw new ConflictError(`There is a run '${runId}' already.`)
 		case 'unknown_version':
-			throw new NotFoundError(`There is no version '${input.version}' of blueprint '${input.blueprint}'.`)
+			throw new NotFoundError(
+				`There is no version '${input.version}' of blueprint '${input.blueprint}'.`,
+			)
 		case 'unknown_blueprint':
 			throw new NotFoundError(
 				`There is no blueprint '${input.blueprint}'. Workers register theirs when they start; PUT /blueprints/${input.blueprint} registers one by hand.`,
@@ -118,18 +132,22 @@ function faultsOf(input: StartRunInput): Fault[] {
 	const check = (path: string, text: string | undefined, maxLength: number): void => {
 		if (text === undefined) return
 		if (text === '') faults.push({ path, message: 'must not be empty' })
-		if (text.length > maxLength) faults.push({ path, message: `must not be longer than ${maxLength} characters` })
+		if (text.length > maxLength)
+			faults.push({ path, message: `must not be longer than ${maxLength} characters` })
 		if (text.includes('\u0000')) faults.push({ path, message: 'must not contain NUL' })
-		else if (!text.isWellFormed()) faults.push({ path, message: 'must not contain half of a surrogate pair' })
+		else if (!text.isWellFormed())
+			faults.push({ path, message: 'must not contain half of a surrogate pair' })
 	}
 	check('/blueprint', input.blueprint, 256)
 	check('/version', input.version, 256)
 	check('/runId', input.runId, 256)
 	check('/idempotencyKey', input.idempotencyKey, 256)
 	check('/traceparent', input.traceparent, 256)
-	if ((input.tags?.length ?? 0) > 20) faults.push({ path: '/tags', message: 'must not have more than 20 entries' })
+	if ((input.tags?.length ?? 0) > 20)
+		faults.push({ path: '/tags', message: 'must not have more than 20 entries' })
 	input.tags?.forEach((tag, position) => check(`/tags/${position}`, tag, 100))
 	return faults
 }
 
-const pointer = (key: string): string => key.replaceAll('~', '~0').replaceAll('/', '~1').replaceAll('\u0000', '\\u0000')
+const pointer = (key: string): string =>
+	key.replaceAll('~', '~0').replaceAll('/', '~1').replaceAll('\u0000', '\\u0000')

@@ -19,13 +19,20 @@ export async function waitForWorkflow(db: Executor, runId: string, timeoutMs: nu
 	const run = await waitForRun(db, runId, { timeoutMs })
 	if (run === undefined) return { status: 'failed', reason: `There is no run '${runId}'.` }
 	if (!isTerminal(run.status)) {
-		return { status: 'failed', reason: `Timeout: run '${runId}' has not ended within ${timeoutMs} ms, it is ${run.status}.` }
+		return {
+			status: 'failed',
+			reason: `Timeout: run '${runId}' has not ended within ${timeoutMs} ms, it is ${run.status}.`,
+		}
 	}
 	const status = run.status as WorkflowEnd['status']
 	const serializedContext = run.contextJson ?? '{}'
 	return {
 		status,
-		payload: { context: JSON.parse(serializedContext) as Record<string, unknown>, serializedContext, status },
+		payload: {
+			context: JSON.parse(serializedContext) as Record<string, unknown>,
+			serializedContext,
+			status,
+		},
 		...(run.reason === undefined ? {} : { reason: run.reason }),
 	}
 }

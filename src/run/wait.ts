@@ -17,7 +17,11 @@ export interface WaitOptions {
  * The run, once it has ended or the time is over, whichever comes first; undefined for an unknown run.
  * @throws the signal's reason, when it is aborted
  */
-export async function waitForRun(db: Executor, runId: string, options: WaitOptions): Promise<Run | undefined> {
+export async function waitForRun(
+	db: Executor,
+	runId: string,
+	options: WaitOptions,
+): Promise<Run | undefined> {
 	const { timeoutMs, minPollMs = 25, maxPollMs = 500, signal } = options
 	const deadline = performance.now() + timeoutMs
 	let pollMs = minPollMs

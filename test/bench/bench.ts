@@ -16,10 +16,16 @@ import { freshDatabase, freshQueueName, rabbitMq, redis, stopServices } from '..
 import { waitFor } from '../support/wait-for.js'
 
 const { values: flags } = parseArgs({
-	options: { repetitions: { type: 'string', default: '3' }, runs: { type: 'string', default: '500' }, help: { type: 'boolean', default: false } },
+	options: {
+		repetitions: { type: 'string', default: '3' },
+		runs: { type: 'string', default: '500' },
+		help: { type: 'boolean', default: false },
+	},
 })
 if (flags.help) {
-	console.log('npm run bench -- [--repetitions 3] [--runs 500]\n\nMeasures nodes per second and latency; writes bench-results.json.')
+	console.log(
+		'npm run bench -- [--repetitions 3] [--runs 500]\n\nMeasures nodes per second and latency; writes bench-results.json.',
+	)
 	process.exit(0)
 }
 const REPETITIONS = Number(flags.repetitions)
@@ -33,12 +39,19 @@ interface Measurement {
 	readonly samples: readonly number[]
 }
 
-const median = (samples: readonly number[]): number => samples.toSorted((a, b) => a - b)[Math.floor(samples.length / 2)] ?? Number.NaN
+const median = (samples: readonly number[]): number =>
+	samples.toSorted((a, b) => a - b)[Math.floor(samples.length / 2)] ?? Number.NaN
 const percentile = (samples: readonly number[], p: number): number =>
-	samples.toSorted((a, b) => a - b)[Math.min(samples.length - 1, Math.floor(samples.length * p))] ?? Number.NaN
+	samples.toSorted((a, b) => a - b)[Math.min(samples.length - 1, Math.floor(samples.length * p))] ??
+	Number.NaN
 
 /** Starts `runs` runs, a few at a time, and waits until all have ended. */
-async function throughput(database: Database, blueprint: string, runs: number, nodesPerRun: number): Promise<number> {
+async function throughput(
+	database: Database,
+	blueprint: string,
+	runs: number,
+	nodesPerRun: number,
+): Promise<number> {
 	const tag = `bench-${crypto.randomUUID()}`
 	const begin = performance.now()
 	let started = 0
@@ -76,7 +89,10 @@ async function latency(database: Database, blueprint: string, count: number): Pr
 /** Transactions of three rows per second, through the same driver, from `clients` connections. */
 async function floor(url: string, clients: number, seconds: number): Promise<number> {
 	const database = createDatabase(url, { max: clients })
-	await query(database.sql, 'create table if not exists bench_floor (id bigint generated always as identity primary key, v text)')
+	await query(
+		database.sql,
+		'create table if not exists bench_floor (id bigint generated always as identity primary key, v text)',
+	)
 	let done = 0
 	const end = performance.now() + seconds * 1000
 	await Promise.all(
@@ -107,7 +123,11 @@ async function main(): Promise<void> {
 		QUEUE_NAME: freshQueueName(),
 		LOG_LEVEL: 'info',
 	}
-	const relay = await spawnProcess({ entry: 'worker/relay.main.ts', env: environment, readyLine: /The relay runs/ })
+	const relay = await spawnProcess({
+		entry: 'worker/relay.main.ts',
+		env: environment,
+		readyLine: /The relay runs/,
+	})
 	const worker = await spawnProcess({
 		entry: 'worker/worker.main.ts',
 		env: { ...environment, WORKFLOWS: 'test/bench/workflows.ts' },
@@ -119,7 +139,9 @@ async function main(): Promise<void> {
 		const samples: number[] = []
 		for (let i = 0; i < REPETITIONS; i++) samples.push(await sample())
 		measurements.push({ name, unit, samples })
-		console.log(`${name}: ${median(samples).toFixed(1)} ${unit} (${samples.map((sample) => sample.toFixed(1)).join(', ')})`)
+		console.log(
+			`${name}: ${median(samples).toFixed(1)} ${unit} (${samples.map((sample) => sample.toFixed(1)).join(', ')})`,
+		)
 	}
 
 	try {
@@ -127,15 +149,24 @@ async function main(): Promise<void> {
 		await measure('floor, 1 connection', 'transactions/s', () => floor(fresh.url, 1, 2))
 		await measure('floor, 32 connections', 'transactions/s', () => floor(fresh.url, 32, 2))
 		await measure('chain of 3', 'nodes/s', () => throughput(database, 'chain-3', RUNS, 3))
-		await measure('chain of 10', 'nodes/s', () => throughput(database, 'chain-10', Math.ceil(RUNS / 5), 10))
+		await measure('chain of 10', 'nodes/s', () =>
+			throughput(database, 'chain-10', Math.ceil(RUNS / 5), 10),
+		)
 		await measure('fan-out 100', 'nodes/s', () => throughput(database, 'fan-out-100', 10, 102))
 		await measure('fan-out 1,000', 'nodes/s', () => throughput(database, 'fan-out-1000', 1, 1002))
 		const latencies = await latency(database, 'chain-1', 100)
-		for (const [name, p] of [['p50', 0.5], ['p95', 0.95], ['p99', 0.99]] as const) {
+		for (const [name, p] of [
+			['p50', 0.5],
+			['p95', 0.95],
+			['p99', 0.99],
+		] as const) {
 			measurements.push({ name: `one node, ${name}`, unit: 'ms', samples: [percentile(latencies, p)] })
 			console.log(`one node, start to end, ${name}: ${percentile(latencies, p).toFixed(1)} ms`)
 		}
-		for (const [name, process] of [['relay', relay], ['worker', worker]] as const) {
+		for (const [name, process] of [
+			['relay', relay],
+			['worker', worker],
+		] as const) {
 			const before = await cpuSeconds(process)
 			await new Promise((resolve) => setTimeout(resolve, 10_000))
 			const percent = ((await cpuSeconds(process)) - before) * 10
@@ -152,7 +183,8 @@ async function main(): Promise<void> {
 }
 
 function report(measurements: readonly Measurement[]): void {
-	const value = (name: string): number => median(measurements.find((each) => each.name === name)?.samples ?? [])
+	const value = (name: string): number =>
+		median(measurements.find((each) => each.name === name)?.samples ?? [])
 	const chain = value('chain of 3')
 	const ratios = {
 		'chain of 3 against the reference adapter': chain / REFERENCE_CHAIN_NODES_PER_SECOND,
@@ -162,7 +194,10 @@ function report(measurements: readonly Measurement[]): void {
 	}
 	console.log('')
 	for (const [name, ratio] of Object.entries(ratios)) console.log(`${name}: ${ratio.toFixed(2)}×`)
-	writeFileSync('bench-results.json', `${JSON.stringify({ node: process.version, measurements, ratios }, null, '\t')}\n`)
+	writeFileSync(
+		'bench-results.json',
+		`${JSON.stringify({ node: process.version, measurements, ratios }, null, '\t')}\n`,
+	)
 }
 
 await main()

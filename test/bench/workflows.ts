@@ -28,4 +28,6 @@ function fanOut(width: number): WorkflowBlueprint {
 
 const all = [chain(1), chain(3), chain(10), fanOut(100), fanOut(1000)]
 
-export const blueprints: Record<string, WorkflowBlueprint> = Object.fromEntries(all.map((blueprint) => [blueprint.id, blueprint]))
+export const blueprints: Record<string, WorkflowBlueprint> = Object.fromEntries(
+	all.map((blueprint) => [blueprint.id, blueprint]),
+)

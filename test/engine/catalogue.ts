@@ -27,10 +27,12 @@ export const registry: Record<string, NodeFunction> = {
 	},
 	/** Writes `params.writes` and reads `params.reads`. */
 	context: async ({ context, params }) => {
-		for (const [key, value] of Object.entries((params['writes'] ?? {}) as Record<string, unknown>)) await context.set(key, value)
+		for (const [key, value] of Object.entries((params['writes'] ?? {}) as Record<string, unknown>))
+			await context.set(key, value)
 		for (const key of (params['deletes'] ?? []) as string[]) await context.delete(key)
 		const read: Record<string, unknown> = {}
-		for (const key of (params['reads'] ?? []) as string[]) read[key] = (await context.has(key)) ? await context.get(key) : 'missing'
+		for (const key of (params['reads'] ?? []) as string[])
+			read[key] = (await context.has(key)) ? await context.get(key) : 'missing'
 		return { output: read }
 	},
 	/** Fails until its n-th attempt, which the attempt number of the engine or a counter in process tells. */
@@ -44,13 +46,22 @@ export const registry: Record<string, NodeFunction> = {
 	},
 }
 
-const node = (id: string, uses: string, params?: Record<string, unknown>, rest: Partial<WorkflowBlueprint['nodes'][number]> = {}) => ({
+const node = (
+	id: string,
+	uses: string,
+	params?: Record<string, unknown>,
+	rest: Partial<WorkflowBlueprint['nodes'][number]> = {},
+) => ({
 	id,
 	uses,
 	...(params === undefined ? {} : { params }),
 	...rest,
 })
-const edge = (source: string, target: string, rest: Partial<WorkflowBlueprint['edges'][number]> = {}) => ({ source, target, ...rest })
+const edge = (source: string, target: string, rest: Partial<WorkflowBlueprint['edges'][number]> = {}) => ({
+	source,
+	target,
+	...rest,
+})
 
 export const catalogue: readonly Case[] = [
 	{ name: 'one node', blueprint: { nodes: [node('a', 'value', { value: 1 })], edges: [] } },
@@ -66,19 +77,39 @@ export const catalogue: readonly Case[] = [
 		blueprint: {
 			nodes: [
 				node('a', 'value', {
-					value: { z: 1, a: [null, true, 1.5, -0, 1e21, 'ä "quoted" \\ \u2028', {}], nested: { 'dotted.key': 0, __proto_: 1 } },
+					value: {
+						z: 1,
+						a: [null, true, 1.5, -0, 1e21, 'ä "quoted" \\ \u2028', {}],
+						nested: { 'dotted.key': 0, __proto_: 1 },
+					},
 				}),
 				node('b', 'echo'),
 			],
 			edges: [edge('a', 'b')],
 		},
 	},
-	{ name: 'null is an output', blueprint: { nodes: [node('a', 'value', { value: null }), node('b', 'wrap', { as: 'got' })], edges: [edge('a', 'b')] } },
-	{ name: 'a node may return nothing', blueprint: { nodes: [node('a', 'nothing'), node('b', 'wrap', { as: 'got' })], edges: [edge('a', 'b')] } },
+	{
+		name: 'null is an output',
+		blueprint: {
+			nodes: [node('a', 'value', { value: null }), node('b', 'wrap', { as: 'got' })],
+			edges: [edge('a', 'b')],
+		},
+	},
+	{
+		name: 'a node may return nothing',
+		blueprint: {
+			nodes: [node('a', 'nothing'), node('b', 'wrap', { as: 'got' })],
+			edges: [edge('a', 'b')],
+		},
+	},
 	{
 		name: 'two start nodes meet in an all join',
 		blueprint: {
-			nodes: [node('a', 'value', { value: 1 }), node('b', 'value', { value: 2 }), node('j', 'value', { value: 'joined' })],
+			nodes: [
+				node('a', 'value', { value: 1 }),
+				node('b', 'value', { value: 2 }),
+				node('j', 'value', { value: 'joined' }),
+			],
 			edges: [edge('a', 'j'), edge('b', 'j')],
 		},
 	},
@@ -106,42 +137,71 @@ export const catalogue: readonly Case[] = [
 	{
 		name: 'a diamond',
 		blueprint: {
-			nodes: [node('a', 'value', { value: 1 }), node('b', 'add'), node('c', 'add', { by: 2 }), node('d', 'echo', {}, { inputs: { b: 'b', c: 'c' } })],
+			nodes: [
+				node('a', 'value', { value: 1 }),
+				node('b', 'add'),
+				node('c', 'add', { by: 2 }),
+				node('d', 'echo', {}, { inputs: { b: 'b', c: 'c' } }),
+			],
 			edges: [edge('a', 'b'), edge('a', 'c'), edge('b', 'd'), edge('c', 'd')],
 		},
 	},
 	{
 		name: 'an action takes its edges only',
 		blueprint: {
-			nodes: [node('a', 'value', { value: 'left' }), node('r', 'route'), node('l', 'echo'), node('x', 'echo')],
+			nodes: [
+				node('a', 'value', { value: 'left' }),
+				node('r', 'route'),
+				node('l', 'echo'),
+				node('x', 'echo'),
+			],
 			edges: [edge('a', 'r'), edge('r', 'l', { action: 'left' }), edge('r', 'x', { action: 'right' })],
 		},
 	},
 	{
 		name: 'an action without edges takes those without an action',
 		blueprint: {
-			nodes: [node('r', 'route', { action: 'unknown' }), node('l', 'value', { value: 1 }), node('d', 'value', { value: 2 })],
+			nodes: [
+				node('r', 'route', { action: 'unknown' }),
+				node('l', 'value', { value: 1 }),
+				node('d', 'value', { value: 2 }),
+			],
 			edges: [edge('r', 'l', { action: 'left' }), edge('r', 'd')],
 		},
 	},
 	{
 		name: 'a router with two ends',
 		blueprint: {
-			nodes: [node('r', 'route', { action: 'b' }), node('a', 'value', { value: 'A' }), node('b', 'value', { value: 'B' })],
+			nodes: [
+				node('r', 'route', { action: 'b' }),
+				node('a', 'value', { value: 'A' }),
+				node('b', 'value', { value: 'B' }),
+			],
 			edges: [edge('r', 'a', { action: 'a' }), edge('r', 'b', { action: 'b' })],
 		},
 	},
 	{
 		name: 'a condition on the result',
 		blueprint: {
-			nodes: [node('a', 'value', { value: { ok: true, no: false } }), node('b', 'value', { value: 'b' }), node('c', 'value', { value: 'c' })],
-			edges: [edge('a', 'b', { condition: 'result.output.ok' }), edge('a', 'c', { condition: 'result.output.no' })],
+			nodes: [
+				node('a', 'value', { value: { ok: true, no: false } }),
+				node('b', 'value', { value: 'b' }),
+				node('c', 'value', { value: 'c' }),
+			],
+			edges: [
+				edge('a', 'b', { condition: 'result.output.ok' }),
+				edge('a', 'c', { condition: 'result.output.no' }),
+			],
 		},
 	},
 	{
 		name: 'a condition on the context',
 		blueprint: {
-			nodes: [node('a', 'context', { writes: { flag: { on: 1 } } }), node('b', 'value', { value: 'b' }), node('c', 'value', { value: 'c' })],
+			nodes: [
+				node('a', 'context', { writes: { flag: { on: 1 } } }),
+				node('b', 'value', { value: 'b' }),
+				node('c', 'value', { value: 'c' }),
+			],
 			edges: [edge('a', 'b', { condition: 'flag.on' }), edge('a', 'c', { condition: 'absent.on' })],
 		},
 	},
@@ -171,7 +231,12 @@ export const catalogue: readonly Case[] = [
 	{
 		name: 'a skipped branch ends there',
 		blueprint: {
-			nodes: [node('a', 'value', { value: { no: 0 } }), node('b', 'echo'), node('c', 'echo'), node('d', 'value', { value: 'd' })],
+			nodes: [
+				node('a', 'value', { value: { no: 0 } }),
+				node('b', 'echo'),
+				node('c', 'echo'),
+				node('d', 'value', { value: 'd' }),
+			],
 			edges: [edge('a', 'b', { condition: 'result.output.no' }), edge('b', 'c'), edge('a', 'd')],
 		},
 	},
@@ -184,7 +249,12 @@ export const catalogue: readonly Case[] = [
 				node('b', 'value', { value: 'b' }),
 				node('j', 'value', { value: 'never' }),
 			],
-			edges: [edge('r', 'a', { action: 'go' }), edge('r', 'b', { action: 'stay' }), edge('a', 'j'), edge('b', 'j')],
+			edges: [
+				edge('r', 'a', { action: 'go' }),
+				edge('r', 'b', { action: 'stay' }),
+				edge('a', 'j'),
+				edge('b', 'j'),
+			],
 		},
 	},
 	{
@@ -196,7 +266,12 @@ export const catalogue: readonly Case[] = [
 				node('b', 'value', { value: 'b' }),
 				node('j', 'echo', {}, { config: { joinStrategy: 'any' } }),
 			],
-			edges: [edge('r', 'a', { action: 'go' }), edge('r', 'b', { action: 'stay' }), edge('a', 'j'), edge('b', 'j')],
+			edges: [
+				edge('r', 'a', { action: 'go' }),
+				edge('r', 'b', { action: 'stay' }),
+				edge('a', 'j'),
+				edge('b', 'j'),
+			],
 		},
 	},
 	{
@@ -212,7 +287,11 @@ export const catalogue: readonly Case[] = [
 	{
 		name: 'a deleted key is gone',
 		blueprint: {
-			nodes: [node('a', 'context', { writes: { x: 1 }, deletes: ['given'] }), node('b', 'context', { deletes: ['x'], reads: ['x', 'given'] }), node('c', 'context', { reads: ['x', 'given'] })],
+			nodes: [
+				node('a', 'context', { writes: { x: 1 }, deletes: ['given'] }),
+				node('b', 'context', { deletes: ['x'], reads: ['x', 'given'] }),
+				node('c', 'context', { reads: ['x', 'given'] }),
+			],
 			edges: [edge('a', 'b'), edge('b', 'c')],
 		},
 		input: { given: 1 },
@@ -220,58 +299,110 @@ export const catalogue: readonly Case[] = [
 	{
 		name: 'a node may overwrite the name of another',
 		blueprint: {
-			nodes: [node('a', 'value', { value: 1 }), node('b', 'context', { writes: { a: 'overwritten' } }), node('c', 'context', { reads: ['a', '_outputs.a'] })],
+			nodes: [
+				node('a', 'value', { value: 1 }),
+				node('b', 'context', { writes: { a: 'overwritten' } }),
+				node('c', 'context', { reads: ['a', '_outputs.a'] }),
+			],
 			edges: [edge('a', 'b'), edge('b', 'c')],
 		},
 	},
 	{
 		name: 'a failure ends its branch, others go on, the run fails',
 		blueprint: {
-			nodes: [node('a', 'fail'), node('b', 'value', { value: 'not reached' }), node('c', 'value', { value: 1 }), node('d', 'add')],
+			nodes: [
+				node('a', 'fail'),
+				node('b', 'value', { value: 'not reached' }),
+				node('c', 'value', { value: 1 }),
+				node('d', 'add'),
+			],
 			edges: [edge('a', 'b'), edge('c', 'd')],
 		},
 	},
 	{
 		name: 'two failures are both reported',
-		blueprint: { nodes: [node('a', 'fail', { message: 'first' }), node('b', 'fail', { message: 'second' })], edges: [] },
+		blueprint: {
+			nodes: [node('a', 'fail', { message: 'first' }), node('b', 'fail', { message: 'second' })],
+			edges: [],
+		},
 	},
 	{
 		name: 'a retry succeeds',
 		blueprint: {
-			nodes: [node('a', 'flaky', { name: 'retry', succeedsAt: 3 }, { config: { maxRetries: 3, retryDelay: 1 } }), node('b', 'echo')],
+			nodes: [
+				node(
+					'a',
+					'flaky',
+					{ name: 'retry', succeedsAt: 3 },
+					{ config: { maxRetries: 3, retryDelay: 1 } },
+				),
+				node('b', 'echo'),
+			],
 			edges: [edge('a', 'b')],
 		},
 	},
 	{
 		name: 'retries are exhausted',
-		blueprint: { nodes: [node('a', 'flaky', { name: 'exhausted', succeedsAt: 4 }, { config: { maxRetries: 3, retryDelay: 1 } })], edges: [] },
+		blueprint: {
+			nodes: [
+				node(
+					'a',
+					'flaky',
+					{ name: 'exhausted', succeedsAt: 4 },
+					{ config: { maxRetries: 3, retryDelay: 1 } },
+				),
+			],
+			edges: [],
+		},
 	},
 	{
 		name: 'a fatal error is not retried',
-		blueprint: { nodes: [node('a', 'fatal', {}, { config: { maxRetries: 5, retryDelay: 1 } })], edges: [] },
+		blueprint: {
+			nodes: [node('a', 'fatal', {}, { config: { maxRetries: 5, retryDelay: 1 } })],
+			edges: [],
+		},
 	},
 	{
 		name: 'a fallback stands in for a failed node',
 		blueprint: {
-			nodes: [node('a', 'fail', {}, { config: { fallback: 'f' } }), node('f', 'value', { value: 'rescued' }), node('b', 'echo')],
+			nodes: [
+				node('a', 'fail', {}, { config: { fallback: 'f' } }),
+				node('f', 'value', { value: 'rescued' }),
+				node('b', 'echo'),
+			],
 			edges: [edge('a', 'b')],
 		},
 	},
 	{
 		name: 'a fallback that is not needed does not run',
 		blueprint: {
-			nodes: [node('a', 'value', { value: 'fine' }, { config: { fallback: 'f' } }), node('f', 'value', { value: 'unused' }), node('b', 'echo')],
+			nodes: [
+				node('a', 'value', { value: 'fine' }, { config: { fallback: 'f' } }),
+				node('f', 'value', { value: 'unused' }),
+				node('b', 'echo'),
+			],
 			edges: [edge('a', 'b')],
 		},
 	},
 	{
 		name: 'a fatal error skips the fallback',
-		blueprint: { nodes: [node('a', 'fatal', {}, { config: { fallback: 'f' } }), node('f', 'value', { value: 'unused' })], edges: [] },
+		blueprint: {
+			nodes: [
+				node('a', 'fatal', {}, { config: { fallback: 'f' } }),
+				node('f', 'value', { value: 'unused' }),
+			],
+			edges: [],
+		},
 	},
 	{
 		name: 'a fallback with edges of its own',
 		blueprint: {
-			nodes: [node('a', 'fail', {}, { config: { fallback: 'f' } }), node('f', 'value', { value: 'rescued' }), node('b', 'echo'), node('c', 'echo')],
+			nodes: [
+				node('a', 'fail', {}, { config: { fallback: 'f' } }),
+				node('f', 'value', { value: 'rescued' }),
+				node('b', 'echo'),
+				node('c', 'echo'),
+			],
 			edges: [edge('a', 'b'), edge('f', 'c')],
 		},
 	},
@@ -280,7 +411,11 @@ export const catalogue: readonly Case[] = [
 		blueprint: {
 			nodes: [
 				node('a', 'value', { value: 20 }),
-				node('s', 'subflow', { blueprintId: 'child-adds', inputs: { n: 'a', m: 'given' }, outputs: { sum: 'plus' } }),
+				node('s', 'subflow', {
+					blueprintId: 'child-adds',
+					inputs: { n: 'a', m: 'given' },
+					outputs: { sum: 'plus' },
+				}),
 				node('b', 'context', { reads: ['sum'] }),
 			],
 			edges: [edge('a', 's'), edge('s', 'b')],
@@ -290,20 +425,31 @@ export const catalogue: readonly Case[] = [
 	{
 		name: 'a subflow without mappings passes its input to the start nodes and returns the end',
 		blueprint: {
-			nodes: [node('a', 'value', { value: 20 }), node('s', 'subflow', { blueprintId: 'child-echoes' }), node('b', 'echo')],
+			nodes: [
+				node('a', 'value', { value: 20 }),
+				node('s', 'subflow', { blueprintId: 'child-echoes' }),
+				node('b', 'echo'),
+			],
 			edges: [edge('a', 's'), edge('s', 'b')],
 		},
 	},
 	{
 		name: 'a subflow with two ends returns both',
 		blueprint: {
-			nodes: [node('a', 'value', { value: 1 }), node('s', 'subflow', { blueprintId: 'child-forks' }), node('b', 'echo')],
+			nodes: [
+				node('a', 'value', { value: 1 }),
+				node('s', 'subflow', { blueprintId: 'child-forks' }),
+				node('b', 'echo'),
+			],
 			edges: [edge('a', 's'), edge('s', 'b')],
 		},
 	},
 	{
 		name: 'a failed subflow fails its node',
-		blueprint: { nodes: [node('s', 'subflow', { blueprintId: 'child-fails' }), node('b', 'echo')], edges: [edge('s', 'b')] },
+		blueprint: {
+			nodes: [node('s', 'subflow', { blueprintId: 'child-fails' }), node('b', 'echo')],
+			edges: [edge('s', 'b')],
+		},
 	},
 	{
 		name: 'a failed subflow has a fallback',
@@ -318,14 +464,33 @@ export const catalogue: readonly Case[] = [
 	},
 	{
 		name: 'subflows in subflows',
-		blueprint: { nodes: [node('a', 'value', { value: 7 }), node('s', 'subflow', { blueprintId: 'child-nests' }), node('b', 'echo')], edges: [edge('a', 's'), edge('s', 'b')] },
+		blueprint: {
+			nodes: [
+				node('a', 'value', { value: 7 }),
+				node('s', 'subflow', { blueprintId: 'child-nests' }),
+				node('b', 'echo'),
+			],
+			edges: [edge('a', 's'), edge('s', 'b')],
+		},
 	},
 ]
 
 export const children: readonly WorkflowBlueprint[] = [
 	{ id: 'child-adds', nodes: [node('plus', 'add', { by: 2 }, { inputs: 'n' })], edges: [] },
-	{ id: 'child-echoes', nodes: [node('in', 'echo'), node('out', 'wrap', { as: 'child' })], edges: [edge('in', 'out')] },
-	{ id: 'child-forks', nodes: [node('in', 'echo'), node('l', 'add'), node('r', 'add', { by: 2 })], edges: [edge('in', 'l'), edge('in', 'r')] },
+	{
+		id: 'child-echoes',
+		nodes: [node('in', 'echo'), node('out', 'wrap', { as: 'child' })],
+		edges: [edge('in', 'out')],
+	},
+	{
+		id: 'child-forks',
+		nodes: [node('in', 'echo'), node('l', 'add'), node('r', 'add', { by: 2 })],
+		edges: [edge('in', 'l'), edge('in', 'r')],
+	},
 	{ id: 'child-fails', nodes: [node('x', 'fail', { message: 'inside' })], edges: [] },
-	{ id: 'child-nests', nodes: [node('in', 'echo'), node('deep', 'subflow', { blueprintId: 'child-echoes' })], edges: [edge('in', 'deep')] },
+	{
+		id: 'child-nests',
+		nodes: [node('in', 'echo'), node('deep', 'subflow', { blueprintId: 'child-echoes' })],
+		edges: [edge('in', 'deep')],
+	},
 ]

@@ -25,7 +25,10 @@ test('of many workers that claim one job at once, exactly one gets it', async ()
 	for (let round = 0; round < 20; round++) {
 		const runId = await core.start('one')
 		const outcomes = await Promise.all(workers.map((id) => core.claim(id, keyOf(runId, 'a'))))
-		expect(outcomes.map(({ status }) => status).sort()).toEqual(['claimed', ...Array.from({ length: 9 }, () => 'held')])
+		expect(outcomes.map(({ status }) => status).sort()).toEqual([
+			'claimed',
+			...Array.from({ length: 9 }, () => 'held'),
+		])
 	}
 })
 
@@ -47,7 +50,13 @@ test('a job that is asked for twice in one claim is claimed once', async () => {
 test('answers come in the order of the asked jobs, whatever becomes of each', async () => {
 	const [first, second] = [await core.start('two'), await core.start('two')]
 	await core.claimed(worker, first, 'b')
-	const keys = [keyOf(second, 'b'), keyOf('no-such-run', 'a'), keyOf(first, 'b'), keyOf(first, 'a'), keyOf(first, 'nowhere')]
+	const keys = [
+		keyOf(second, 'b'),
+		keyOf('no-such-run', 'a'),
+		keyOf(first, 'b'),
+		keyOf(first, 'a'),
+		keyOf(first, 'nowhere'),
+	]
 	const outcomes = await claimNodes(core.sql, worker, keys)
 	expect(outcomes.map(({ status }) => status)).toEqual(['claimed', 'done', 'held', 'claimed', 'done'])
 	expect(outcomes.map((outcome) => (outcome.status === 'claimed' ? outcome.node.key : undefined))).toEqual([
@@ -60,19 +69,45 @@ test('answers come in the order of the asked jobs, whatever becomes of each', as
 })
 
 test('a claim brings the input that the last edge brought, and knows a transformed one from an output', async () => {
-	await core.register(flow('inputs', [['a', 'b'], ['a', 'c', { transform: 'input.x' }], ['a', 'd']]))
+	await core.register(
+		flow('inputs', [
+			['a', 'b'],
+			['a', 'c', { transform: 'input.x' }],
+			['a', 'd'],
+		]),
+	)
 	const runId = await core.start('inputs')
 	const a = await core.claimed(worker, runId, 'a')
-	expect(a).toMatchObject({ hasInput: false, transformed: false, input: null, attempt: 1, crashes: 0, wake: null, depth: 0 })
+	expect(a).toMatchObject({
+		hasInput: false,
+		transformed: false,
+		input: null,
+		attempt: 1,
+		crashes: 0,
+		wake: null,
+		depth: 0,
+	})
 	await core.commit(core.completed(a, { output: { x: 7 } }))
-	expect(await core.claimed(worker, runId, 'b')).toMatchObject({ hasInput: true, transformed: false, input: '{"x":7}' })
-	expect(await core.claimed(worker, runId, 'c')).toMatchObject({ hasInput: true, transformed: true, input: '7' })
+	expect(await core.claimed(worker, runId, 'b')).toMatchObject({
+		hasInput: true,
+		transformed: false,
+		input: '{"x":7}',
+	})
+	expect(await core.claimed(worker, runId, 'c')).toMatchObject({
+		hasInput: true,
+		transformed: true,
+		input: '7',
+	})
 })
 
 test('a node whose predecessor returned nothing has an input, and it is nothing', async () => {
 	const runId = await core.start('pair')
 	await core.commit(core.completed(await core.claimed(worker, runId, 'a')))
-	expect(await core.claimed(worker, runId, 'b')).toMatchObject({ hasInput: true, transformed: false, input: null })
+	expect(await core.claimed(worker, runId, 'b')).toMatchObject({
+		hasInput: true,
+		transformed: false,
+		input: null,
+	})
 })
 
 test('a retry is claimed when it is due, and not before', async () => {
@@ -87,7 +122,13 @@ test('a retry is claimed when it is due, and not before', async () => {
 test('nodes of a paused run are not claimed, neither ready nor waiting ones', async () => {
 	const runId = await core.start('two')
 	const b = await core.claimed(worker, runId, 'b')
-	await core.commit({ key: b.key, token: b.token, outcome: 'waiting', wait: '{"reason":"timer"}', delayMs: 0 })
+	await core.commit({
+		key: b.key,
+		token: b.token,
+		outcome: 'waiting',
+		wait: '{"reason":"timer"}',
+		delayMs: 0,
+	})
 	await core.rows(`update flowcraft_statuses set status = 'paused' where run_id = $1`, runId)
 	const outcomes = await claimNodes(core.sql, worker, [keyOf(runId, 'a'), keyOf(runId, 'b')])
 	expect(outcomes).toEqual([{ status: 'paused' }, { status: 'paused' }])
@@ -110,10 +151,16 @@ test('a node that has ended is not claimed again', async () => {
 test('a worker that is unknown, silent for longer than its lease, declared dead or stopped claims nothing', async () => {
 	const key = keyOf(await core.start('one'), 'a')
 	const [silent, dead, stopped] = [await core.worker(0), await core.worker(), await core.worker()]
-	await core.rows(`update flowcraft_workers set dead_at = clock_timestamp() where worker_id = $1::text::uuid`, dead)
+	await core.rows(
+		`update flowcraft_workers set dead_at = clock_timestamp() where worker_id = $1::text::uuid`,
+		dead,
+	)
 	await markStopped(core.sql, stopped)
 	for (const id of [crypto.randomUUID(), silent, dead, stopped]) {
-		expect(await claimNodes(core.sql, id, [key, key])).toEqual([{ status: 'no_lease' }, { status: 'no_lease' }])
+		expect(await claimNodes(core.sql, id, [key, key])).toEqual([
+			{ status: 'no_lease' },
+			{ status: 'no_lease' },
+		])
 	}
 	expect(await core.claim(worker, key)).toMatchObject({ status: 'claimed' })
 })
@@ -121,7 +168,13 @@ test('a worker that is unknown, silent for longer than its lease, declared dead 
 test('a timer that has fired wakes its node, which no longer counts as waiting', async () => {
 	const runId = await core.start('one')
 	const a = await core.claimed(worker, runId, 'a')
-	await core.commit({ key: a.key, token: a.token, outcome: 'waiting', wait: '{"reason":"timer","output":"7"}', delayMs: 60_000 })
+	await core.commit({
+		key: a.key,
+		token: a.token,
+		outcome: 'waiting',
+		wait: '{"reason":"timer","output":"7"}',
+		delayMs: 60_000,
+	})
 	expect(await core.run(runId)).toMatchObject({ status: 'awaiting', live: 1, waiting: 1 })
 	expect(await core.claim(worker, a.key)).toEqual({ status: 'early' })
 	await core.rows(`update flowcraft_nodes set due_at = clock_timestamp() where run_id = $1`, runId)
@@ -157,9 +210,17 @@ test('a node stays resumed when its worker dies before it goes on', async () => 
 	await resumeRun(core.sql, runId, { output: 1 })
 	const mortal = await core.worker()
 	await core.claimed(mortal, runId, 'a')
-	await core.rows(`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`, mortal)
+	await core.rows(
+		`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`,
+		mortal,
+	)
 	await sweepWorkers(core.sql, 100)
-	expect(await core.claimed(worker, runId, 'a')).toMatchObject({ wake: 'resume', resume: '{"output":"1"}', crashes: 1, attempt: 1 })
+	expect(await core.claimed(worker, runId, 'a')).toMatchObject({
+		wake: 'resume',
+		resume: '{"output":"1"}',
+		crashes: 1,
+		attempt: 1,
+	})
 })
 
 test('a resume without a node finds the only one that waits, whatever characters its wait holds', async () => {
@@ -179,7 +240,10 @@ test('a node is woken by its child only once the child has ended', async () => {
 	await core.commit(core.failed(await core.claimed(worker, childRunId, 'a'), 'No luck'))
 	expect(await core.claim(worker, sub.key)).toMatchObject({
 		status: 'claimed',
-		node: { wake: 'child', child: { runId: childRunId, status: 'failed', reason: "Node 'a' failed: No luck" } },
+		node: {
+			wake: 'child',
+			child: { runId: childRunId, status: 'failed', reason: "Node 'a' failed: No luck" },
+		},
 	})
 	expect(await core.violations()).toEqual([])
 })
@@ -224,7 +288,10 @@ test('a worker learns what stands in its name, so that it can give back what it 
 	expect(await heldNodes(core.sql, owner, 0)).toEqual([{ key, token }])
 	await releaseNodes(core.sql, [{ key, token, delayMs: 0 }])
 	expect(await heldNodes(core.sql, owner, 0)).toEqual([])
-	expect(await core.claim(other, key)).toMatchObject({ status: 'claimed', node: { attempt: 1, crashes: 0 } })
+	expect(await core.claim(other, key)).toMatchObject({
+		status: 'claimed',
+		node: { attempt: 1, crashes: 0 },
+	})
 })
 
 test('a worker learns which of its runs have ended', async () => {
@@ -236,7 +303,13 @@ test('a worker learns which of its runs have ended', async () => {
 test('a claim that has to wait for a run holds none of its nodes meanwhile, so that it never deadlocks with a cancel', async () => {
 	const runId = await core.start('two')
 	const b = await core.claimed(worker, runId, 'b')
-	await core.commit({ key: b.key, token: b.token, outcome: 'waiting', wait: '{"reason":"timer"}', delayMs: 0 })
+	await core.commit({
+		key: b.key,
+		token: b.token,
+		outcome: 'waiting',
+		wait: '{"reason":"timer"}',
+		delayMs: 0,
+	})
 
 	const claiming = await core.sql.begin(async (tx) => {
 		// A cancel begins like this …

@@ -16,21 +16,48 @@ beforeAll(async () => {
 	worker = await core.worker()
 	await core.register(flow('one', [], { a: {} }))
 	await core.register(flow('two', [], { a: {}, b: {} }))
-	await core.register(flow('chain', [['a', 'b'], ['b', 'c']]))
-	await core.register(flow('diamond', [['a', 'b'], ['a', 'c'], ['b', 'd'], ['c', 'd']]))
+	await core.register(
+		flow('chain', [
+			['a', 'b'],
+			['b', 'c'],
+		]),
+	)
+	await core.register(
+		flow('diamond', [
+			['a', 'b'],
+			['a', 'c'],
+			['b', 'd'],
+			['c', 'd'],
+		]),
+	)
 	await core.register(flow('rescued', [['a', 'b']], { a: { config: { fallback: 'f' } }, f: {} }))
-	await core.register(flow('nested', [['sub', 'after']], { sub: { uses: 'subflow', params: { blueprintId: 'chain' } } }))
+	await core.register(
+		flow('nested', [['sub', 'after']], { sub: { uses: 'subflow', params: { blueprintId: 'chain' } } }),
+	)
 })
 afterAll(() => core.drop())
 
 /** Everything that is stored of a run, to see that nothing has changed. */
 async function everything(runId: string): Promise<unknown> {
 	const tables = ['statuses', 'nodes', 'contexts', 'arrivals', 'attempts', 'outbox', 'transitions']
-	const children = await core.rows(`select run_id from flowcraft_statuses where parent_run_id = $1 order by 1`, runId)
-	const contents = await Promise.all(
-		tables.map((table) => core.rows<{ row: unknown }>(`select to_jsonb(t) as row from flowcraft_${table} t where run_id = $1 order by t::text`, runId)),
+	const children = await core.rows(
+		`select run_id from flowcraft_statuses where parent_run_id = $1 order by 1`,
+		runId,
 	)
-	return { children, ...Object.fromEntries(tables.map((table, position) => [table, contents[position]?.map(({ row }) => row)])) }
+	const contents = await Promise.all(
+		tables.map((table) =>
+			core.rows<{ row: unknown }>(
+				`select to_jsonb(t) as row from flowcraft_${table} t where run_id = $1 order by t::text`,
+				runId,
+			),
+		),
+	)
+	return {
+		children,
+		...Object.fromEntries(
+			tables.map((table, position) => [table, contents[position]?.map(({ row }) => row)]),
+		),
+	}
 }
 
 /** A commit that writes wherever a commit can write. */
@@ -38,14 +65,40 @@ function overwhelming(node: ClaimedNode): NodeCommit {
 	return {
 		...core.completed(node, { output: 1, writes: { x: 1 } }),
 		next: [{ nodeId: 'c', generation: '', recovers: '', edge: 0, input: { type: 'output' } }],
-		arrivals: [{ nodeId: 'j', generation: '', source: 'a', taken: true, expected: 1, edge: 0, input: { type: 'none' } }],
+		arrivals: [
+			{
+				nodeId: 'j',
+				generation: '',
+				source: 'a',
+				taken: true,
+				expected: 1,
+				edge: 0,
+				input: { type: 'none' },
+			},
+		],
 		recovered: [{ nodeId: 'b', generation: '', recovers: '' }],
 	}
 }
 
-const retry = ({ key, token }: ClaimedNode, delayMs = 0): NodeCommit => ({ key, token, outcome: 'retry', error: '{"message":"Not yet"}', delayMs })
-const wait = ({ key, token }: ClaimedNode, delayMs?: number): NodeCommit => ({ key, token, outcome: 'waiting', wait: '{"reason":"external_event"}', delayMs })
-const child = ({ key, token }: ClaimedNode, childBlueprint: string, more: Partial<NodeCommit> = {}): NodeCommit => ({
+const retry = ({ key, token }: ClaimedNode, delayMs = 0): NodeCommit => ({
+	key,
+	token,
+	outcome: 'retry',
+	error: '{"message":"Not yet"}',
+	delayMs,
+})
+const wait = ({ key, token }: ClaimedNode, delayMs?: number): NodeCommit => ({
+	key,
+	token,
+	outcome: 'waiting',
+	wait: '{"reason":"external_event"}',
+	delayMs,
+})
+const child = (
+	{ key, token }: ClaimedNode,
+	childBlueprint: string,
+	more: Partial<NodeCommit> = {},
+): NodeCommit => ({
 	key,
 	token,
 	outcome: 'child',
@@ -56,11 +109,15 @@ const child = ({ key, token }: ClaimedNode, childBlueprint: string, more: Partia
 
 /** Claims and completes nodes, one after the other. */
 async function complete(runId: string, ...nodeIds: string[]): Promise<void> {
-	for (const nodeId of nodeIds) await core.commit(core.completed(await core.claimed(worker, runId, nodeId), { output: nodeId }))
+	for (const nodeId of nodeIds)
+		await core.commit(core.completed(await core.claimed(worker, runId, nodeId), { output: nodeId }))
 }
 
 async function bury(workerId: string): Promise<void> {
-	await core.rows(`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`, workerId)
+	await core.rows(
+		`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`,
+		workerId,
+	)
 	await sweepWorkers(core.sql, 1000)
 }
 
@@ -109,25 +166,35 @@ describe('the fence', () => {
 	test('a commit that ended its run is still known when it is repeated', async () => {
 		const runId = await core.start('one')
 		const commit = core.completed(await core.claimed(worker, runId, 'a'))
-		expect(await commitNodes(core.sql, [commit])).toMatchObject({ outcomes: ['committed'], ended: [runId] })
+		expect(await commitNodes(core.sql, [commit])).toMatchObject({
+			outcomes: ['committed'],
+			ended: [runId],
+		})
 		expect(await commitNodes(core.sql, [commit])).toMatchObject({ outcomes: ['repeated'], ended: [] })
 	})
 
-	test.each(['completed', 'failed', 'retry', 'waiting', 'child'] as const)('a commit against a cancelled run writes nothing: %s', async (outcome) => {
-		const runId = await core.start('two')
-		const node = await core.claimed(worker, runId, 'a')
-		await cancelRun(core.sql, runId)
-		const before = await everything(runId)
-		const commit = {
-			completed: () => overwhelming(node),
-			failed: () => core.failed(node),
-			retry: () => retry(node, 1000),
-			waiting: () => wait(node, 1000),
-			child: () => child(node, 'one'),
-		}[outcome]()
-		expect(await commitNodes(core.sql, [commit])).toMatchObject({ outcomes: ['lost'], ended: [], emitted: 0 })
-		expect(await everything(runId)).toEqual(before)
-	})
+	test.each(['completed', 'failed', 'retry', 'waiting', 'child'] as const)(
+		'a commit against a cancelled run writes nothing: %s',
+		async (outcome) => {
+			const runId = await core.start('two')
+			const node = await core.claimed(worker, runId, 'a')
+			await cancelRun(core.sql, runId)
+			const before = await everything(runId)
+			const commit = {
+				completed: () => overwhelming(node),
+				failed: () => core.failed(node),
+				retry: () => retry(node, 1000),
+				waiting: () => wait(node, 1000),
+				child: () => child(node, 'one'),
+			}[outcome]()
+			expect(await commitNodes(core.sql, [commit])).toMatchObject({
+				outcomes: ['lost'],
+				ended: [],
+				emitted: 0,
+			})
+			expect(await everything(runId)).toEqual(before)
+		},
+	)
 
 	test('a commit that waited for a cancel writes nothing either', async () => {
 		const runId = await core.start('chain')
@@ -159,7 +226,11 @@ describe('the fence', () => {
 		})
 		expect(await cancel).toMatchObject({ status: 'cancelled' })
 		const nodes = await core.nodes(runId)
-		expect([nodes['a'], nodes['b'], nodes['c']].map((row) => row?.state)).toEqual(['completed', 'cancelled', 'cancelled'])
+		expect([nodes['a'], nodes['b'], nodes['c']].map((row) => row?.state)).toEqual([
+			'completed',
+			'cancelled',
+			'cancelled',
+		])
 		expect(await core.outbox(runId)).toEqual([])
 		expect(await core.violations()).toEqual([])
 	})
@@ -167,7 +238,13 @@ describe('the fence', () => {
 	test('a commit for an unknown run or node is lost', async () => {
 		const node = { key: keyOf('no-such-run', 'a'), token: crypto.randomUUID() }
 		expect(await core.commit({ ...node, outcome: 'completed', output: null })).toEqual(['lost'])
-		expect(await core.commit({ ...node, key: keyOf(await core.start('one'), 'nowhere'), outcome: 'completed' })).toEqual(['lost'])
+		expect(
+			await core.commit({
+				...node,
+				key: keyOf(await core.start('one'), 'nowhere'),
+				outcome: 'completed',
+			}),
+		).toEqual(['lost'])
 	})
 })
 
@@ -176,34 +253,73 @@ describe('one write, one commit', () => {
 	const huge = Array.from({ length: 300 }, () => crypto.randomUUID()).join()
 	const parts: Record<string, (commit: NodeCommit) => NodeCommit> = {
 		'a context key': (commit) => ({ ...commit, writes: [...(commit.writes ?? []), [huge, '1']] }),
-		'a value with a NUL': (commit) => ({ ...commit, writes: [...(commit.writes ?? []), ['y', '"\u0000"']] }),
-		'a successor': (commit) => ({ ...commit, next: [...(commit.next ?? []), { nodeId: 'a\u0000', generation: '', recovers: '', edge: 0, input: { type: 'none' } }] }),
-		'the delay of a retry': ({ key, token }) => ({ key, token, outcome: 'retry', error: '{}', delayMs: 1e300 }),
-		'the end of a wait': ({ key, token }) => ({ key, token, outcome: 'waiting', wait: '{}', delayMs: 1e17 }),
+		'a value with a NUL': (commit) => ({
+			...commit,
+			writes: [...(commit.writes ?? []), ['y', '"\u0000"']],
+		}),
+		'a successor': (commit) => ({
+			...commit,
+			next: [
+				...(commit.next ?? []),
+				{ nodeId: 'a\u0000', generation: '', recovers: '', edge: 0, input: { type: 'none' } },
+			],
+		}),
+		'the delay of a retry': ({ key, token }) => ({
+			key,
+			token,
+			outcome: 'retry',
+			error: '{}',
+			delayMs: 1e300,
+		}),
+		'the end of a wait': ({ key, token }) => ({
+			key,
+			token,
+			outcome: 'waiting',
+			wait: '{}',
+			delayMs: 1e17,
+		}),
 	}
-	test.each(Object.keys(parts))('when Postgres refuses %s, nothing of the commit is there, and the error says that it never will be', async (part) => {
-		const runId = await core.start('diamond')
-		await complete(runId, 'a', 'b')
-		const node = await core.claimed(worker, runId, 'c')
-		const before = await everything(runId)
-		const error: unknown = await core.commit((parts[part] as (commit: NodeCommit) => NodeCommit)(core.completed(node, { output: 1, writes: { x: 1 } }))).then(
-			() => undefined,
-			(thrown: unknown) => thrown,
-		)
-		expect(classifyDatabaseError(error)).toBe('refused')
-		expect(await everything(runId)).toEqual(before)
-		expect(await core.commit(core.completed(node))).toEqual(['committed'])
-	})
+	test.each(Object.keys(parts))(
+		'when Postgres refuses %s, nothing of the commit is there, and the error says that it never will be',
+		async (part) => {
+			const runId = await core.start('diamond')
+			await complete(runId, 'a', 'b')
+			const node = await core.claimed(worker, runId, 'c')
+			const before = await everything(runId)
+			const error: unknown = await core
+				.commit(
+					(parts[part] as (commit: NodeCommit) => NodeCommit)(
+						core.completed(node, { output: 1, writes: { x: 1 } }),
+					),
+				)
+				.then(
+					() => undefined,
+					(thrown: unknown) => thrown,
+				)
+			expect(classifyDatabaseError(error)).toBe('refused')
+			expect(await everything(runId)).toEqual(before)
+			expect(await core.commit(core.completed(node))).toEqual(['committed'])
+		},
+	)
 
 	test('output, action, context, successor, its message and the counters become true at once', async () => {
 		const runId = await core.start('chain', { input: { x: 0 } })
 		await core.drain()
 		const node = await core.claimed(worker, runId, 'a')
 		const commit = core.completed(node, { output: { n: 1 }, action: 'go', writes: { x: 1, y: 'two' } })
-		expect(await commitNodes(core.sql, [commit])).toMatchObject({ outcomes: ['committed'], ended: [], emitted: 1 })
+		expect(await commitNodes(core.sql, [commit])).toMatchObject({
+			outcomes: ['committed'],
+			ended: [],
+			emitted: 1,
+		})
 		expect((await core.nodes(runId))['a']).toMatchObject({ state: 'completed', output: '{"n":1}' })
 		expect((await core.nodes(runId))['b']).toMatchObject({ state: 'ready', attempt: 1 })
-		expect(await core.rows(`select key, value, seq::int from flowcraft_contexts where run_id = $1 order by key`, runId)).toEqual([
+		expect(
+			await core.rows(
+				`select key, value, seq::int from flowcraft_contexts where run_id = $1 order by key`,
+				runId,
+			),
+		).toEqual([
 			{ key: 'x', value: '1', seq: 1 },
 			{ key: 'y', value: '"two"', seq: 1 },
 		])
@@ -216,9 +332,22 @@ describe('one write, one commit', () => {
 		const node = await core.claimed(worker, runId, 'a')
 		const text = '{"b":1,"a":[1.0,1e400,"\\u0000 \\ud83d ${1} \\\\ \' \\" {,} NULL"], "b":2}'
 		const key = `{a,"b"} \\ ' NULL \u{1F600}\n`
-		await core.commit({ ...core.completed(node), output: text, writes: [[key, text], ['NULL', 'null'], ['', '""']] })
+		await core.commit({
+			...core.completed(node),
+			output: text,
+			writes: [
+				[key, text],
+				['NULL', 'null'],
+				['', '""'],
+			],
+		})
 		expect((await core.nodes(runId))['a']?.output).toBe(text)
-		expect(await core.rows(`select key, value from flowcraft_contexts where run_id = $1 order by key desc`, runId)).toEqual([
+		expect(
+			await core.rows(
+				`select key, value from flowcraft_contexts where run_id = $1 order by key desc`,
+				runId,
+			),
+		).toEqual([
 			{ key, value: text },
 			{ key: 'NULL', value: 'null' },
 			{ key: '', value: '""' },
@@ -230,18 +359,28 @@ describe('batches', () => {
 	test('nodes of many runs are committed together, and those whose claim is lost contribute nothing', async () => {
 		const zombie = await core.worker()
 		const runIds = await Promise.all(Array.from({ length: 12 }, () => core.start('diamond')))
-		const claims = await Promise.all(runIds.map((runId, position) => core.claimed(position % 3 === 0 ? zombie : worker, runId, 'a')))
+		const claims = await Promise.all(
+			runIds.map((runId, position) => core.claimed(position % 3 === 0 ? zombie : worker, runId, 'a')),
+		)
 		await bury(zombie)
 		const cancelled = runIds.filter((_, position) => position % 3 === 1)
 		await Promise.all(cancelled.slice(0, 2).map((runId) => cancelRun(core.sql, runId)))
 
-		const outcomes = await core.commit(...claims.map((node) => core.completed(node, { output: 1, writes: { x: 1 } })))
-		const expected = runIds.map((runId, position) => (position % 3 === 0 || cancelled.slice(0, 2).includes(runId) ? 'lost' : 'committed'))
+		const outcomes = await core.commit(
+			...claims.map((node) => core.completed(node, { output: 1, writes: { x: 1 } })),
+		)
+		const expected = runIds.map((runId, position) =>
+			position % 3 === 0 || cancelled.slice(0, 2).includes(runId) ? 'lost' : 'committed',
+		)
 		expect(outcomes).toEqual(expected)
 		for (const [position, runId] of runIds.entries()) {
 			const applied = expected[position] === 'committed'
 			const { a, b, c } = await core.nodes(runId)
-			expect([a?.state === 'completed', b?.state === 'ready', c?.state === 'ready']).toEqual([applied, applied, applied])
+			expect([a?.state === 'completed', b?.state === 'ready', c?.state === 'ready']).toEqual([
+				applied,
+				applied,
+				applied,
+			])
 			const written = await core.rows(`select 1 from flowcraft_contexts where run_id = $1`, runId)
 			expect(written).toHaveLength(applied ? 1 : 0)
 		}
@@ -249,13 +388,23 @@ describe('batches', () => {
 	})
 
 	test('nodes of one run are counted together: the last ones end it', async () => {
-		await core.register(flow('wide', [], Object.fromEntries(Array.from({ length: 20 }, (_, n) => [`n${n}`, {}]))))
+		await core.register(
+			flow('wide', [], Object.fromEntries(Array.from({ length: 20 }, (_, n) => [`n${n}`, {}]))),
+		)
 		const runId = await core.start('wide')
-		const claims = await Promise.all(Array.from({ length: 20 }, (_, n) => core.claimed(worker, runId, `n${n}`)))
+		const claims = await Promise.all(
+			Array.from({ length: 20 }, (_, n) => core.claimed(worker, runId, `n${n}`)),
+		)
 		await core.commit(...claims.slice(0, 15).map((node) => core.completed(node)))
 		expect(await core.run(runId)).toMatchObject({ status: 'running', live: 5 })
-		const result = await commitNodes(core.sql, claims.slice(10).map((node) => core.completed(node)))
-		expect(result.outcomes).toEqual([...Array<string>(5).fill('repeated'), ...Array<string>(5).fill('committed')])
+		const result = await commitNodes(
+			core.sql,
+			claims.slice(10).map((node) => core.completed(node)),
+		)
+		expect(result.outcomes).toEqual([
+			...Array<string>(5).fill('repeated'),
+			...Array<string>(5).fill('committed'),
+		])
 		expect(result.ended).toEqual([runId])
 		expect(await core.run(runId)).toMatchObject({ status: 'completed', live: 0 })
 	})
@@ -267,15 +416,27 @@ describe('batches', () => {
 			await core.claimed(worker, second, 'a'),
 			await core.claimed(worker, first, 'a'),
 		]
-		await core.commit(...claims.map((node, position) => core.completed(node, { writes: { k: position } })))
-		const values = await core.rows(`select run_id, value from flowcraft_contexts where key = 'k' and run_id in ($1, $2)`, first, second)
-		expect(Object.fromEntries(values.map(({ run_id, value }) => [run_id, value]))).toEqual({ [first]: '2', [second]: '1' })
+		await core.commit(
+			...claims.map((node, position) => core.completed(node, { writes: { k: position } })),
+		)
+		const values = await core.rows(
+			`select run_id, value from flowcraft_contexts where key = 'k' and run_id in ($1, $2)`,
+			first,
+			second,
+		)
+		expect(Object.fromEntries(values.map(({ run_id, value }) => [run_id, value]))).toEqual({
+			[first]: '2',
+			[second]: '1',
+		})
 	})
 
 	test('a key that one node of a batch sets and a later one deletes is deleted', async () => {
 		const runId = await core.start('two', { input: { k: 0 } })
 		const [a, b] = [await core.claimed(worker, runId, 'a'), await core.claimed(worker, runId, 'b')]
-		await core.commit(core.completed(a, { writes: { k: 1 } }), core.completed(b, { writes: { k: undefined } }))
+		await core.commit(
+			core.completed(a, { writes: { k: 1 } }),
+			core.completed(b, { writes: { k: undefined } }),
+		)
 		expect(await core.rows(`select * from flowcraft_context_get($1, '{k}')`, runId)).toEqual([])
 	})
 
@@ -283,7 +444,9 @@ describe('batches', () => {
 		const runId = await core.start('nested', { runId: `z-${crypto.randomUUID()}` })
 		const sub = await core.claimed(worker, runId, 'sub')
 		const childRunId = `a-${crypto.randomUUID()}`
-		await core.register(flow('nested-two', [], { sub: { uses: 'subflow', params: { blueprintId: 'chain' } }, other: {} }))
+		await core.register(
+			flow('nested-two', [], { sub: { uses: 'subflow', params: { blueprintId: 'chain' } }, other: {} }),
+		)
 		await core.commit(child(sub, 'chain', { childRunId }))
 		const inner = await core.claimed(worker, childRunId, 'a')
 		const { commit } = await core.sql.begin(async (tx) => {
@@ -317,7 +480,12 @@ describe('the end of a run', () => {
 		await core.commit(core.failed(a, 'First'))
 		expect(await core.run(runId)).toMatchObject({ status: 'running', live: 1, failed: 1 })
 		await core.commit(core.failed(b, 'Second'))
-		expect(await core.run(runId)).toMatchObject({ status: 'failed', live: 0, failed: 2, reason: "Node 'a' failed: First" })
+		expect(await core.run(runId)).toMatchObject({
+			status: 'failed',
+			live: 0,
+			failed: 2,
+			reason: "Node 'a' failed: First",
+		})
 	})
 
 	test('other branches go on after a failure, and the run fails all the same', async () => {
@@ -356,7 +524,12 @@ describe('the end of a run', () => {
 		await core.commit(core.failed(await core.claimed(worker, runId, 'a'), 'No'))
 		await resumeRun(core.sql, runId, { nodeId: 'b' })
 		await complete(runId, 'b')
-		expect(await core.rows(`select status, reason from flowcraft_transitions where run_id = $1 order by id`, runId)).toEqual([
+		expect(
+			await core.rows(
+				`select status, reason from flowcraft_transitions where run_id = $1 order by id`,
+				runId,
+			),
+		).toEqual([
 			{ status: 'running', reason: null },
 			{ status: 'awaiting', reason: null },
 			{ status: 'running', reason: null },
@@ -372,7 +545,11 @@ describe('attempts', () => {
 		const runId = await core.start('one')
 		await core.drain()
 		const first = await core.claimed(worker, runId, 'a')
-		expect(await commitNodes(core.sql, [retry(first, 5_000)])).toMatchObject({ outcomes: ['committed'], ended: [], emitted: 1 })
+		expect(await commitNodes(core.sql, [retry(first, 5_000)])).toMatchObject({
+			outcomes: ['committed'],
+			ended: [],
+			emitted: 1,
+		})
 		expect(await core.run(runId)).toMatchObject({ status: 'running', live: 1, failed: 0 })
 		const [row] = await core.rows<{ due: number }>(
 			`select extract(epoch from o.due_at - n.due_at)::float8 as skew, extract(epoch from o.due_at - clock_timestamp())::float8 as due
@@ -391,8 +568,19 @@ describe('attempts', () => {
 		expect(second.attempt).toBe(2)
 		await core.commit(retry(second))
 		await complete(runId, 'a')
-		expect(await core.rows(`select attempt, outcome, worker_id, error, claimed_at is not null as claimed from flowcraft_attempts where run_id = $1 order by attempt`, runId)).toEqual(
-			[1, 2].map((attempt) => ({ attempt, outcome: 'failed', worker_id: worker, error: '{"message":"Not yet"}', claimed: true })),
+		expect(
+			await core.rows(
+				`select attempt, outcome, worker_id, error, claimed_at is not null as claimed from flowcraft_attempts where run_id = $1 order by attempt`,
+				runId,
+			),
+		).toEqual(
+			[1, 2].map((attempt) => ({
+				attempt,
+				outcome: 'failed',
+				worker_id: worker,
+				error: '{"message":"Not yet"}',
+				claimed: true,
+			})),
 		)
 		expect((await core.nodes(runId))['a']).toMatchObject({ state: 'completed', attempt: 3, error: null })
 	})
@@ -402,12 +590,17 @@ describe('attempts', () => {
 		await core.commit(wait(await core.claimed(worker, runId, 'a')))
 		await resumeRun(core.sql, runId, { output: 1 })
 		await core.commit(retry(await core.claimed(worker, runId, 'a')))
-		expect(await core.claimed(worker, runId, 'a')).toMatchObject({ wake: null, resume: null, wait: null, attempt: 2 })
+		expect(await core.claimed(worker, runId, 'a')).toMatchObject({
+			wake: null,
+			resume: null,
+			wait: null,
+			attempt: 2,
+		})
 	})
 })
 
 describe('fallbacks', () => {
-	test("one that completes stands in for the failed node, whose output is null; the run is completed", async () => {
+	test('one that completes stands in for the failed node, whose output is null; the run is completed', async () => {
 		const runId = await core.start('rescued')
 		await core.commit(core.failed(await core.claimed(worker, runId, 'a'), 'Broken'))
 		expect(await core.run(runId)).toMatchObject({ status: 'running', live: 1, failed: 1 })
@@ -422,7 +615,9 @@ describe('fallbacks', () => {
 	test('one that fails leaves both errors', async () => {
 		const runId = await core.start('rescued')
 		await core.commit(core.failed(await core.claimed(worker, runId, 'a'), 'Broken'))
-		await core.commit(core.failed(await core.claimed(worker, runId, 'f', { recovers: '["a"]' }), 'Broken too'))
+		await core.commit(
+			core.failed(await core.claimed(worker, runId, 'f', { recovers: '["a"]' }), 'Broken too'),
+		)
 		expect(await core.run(runId)).toMatchObject({ status: 'failed', failed: 2 })
 	})
 
@@ -433,12 +628,22 @@ describe('fallbacks', () => {
 	})
 
 	test('a chain of them recovers all that failed before', async () => {
-		await core.register(flow('twice-rescued', [['a', 'b']], { a: { config: { fallback: 'f' } }, f: { config: { fallback: 'g' } }, g: {} }))
+		await core.register(
+			flow('twice-rescued', [['a', 'b']], {
+				a: { config: { fallback: 'f' } },
+				f: { config: { fallback: 'g' } },
+				g: {},
+			}),
+		)
 		const runId = await core.start('twice-rescued')
 		await core.commit(core.failed(await core.claimed(worker, runId, 'a')))
 		await core.commit(core.failed(await core.claimed(worker, runId, 'f', { recovers: '["a"]' })))
 		expect(await core.run(runId)).toMatchObject({ live: 1, failed: 2 })
-		await core.commit(core.completed(await core.claimed(worker, runId, 'g', { recovers: '["f","a"]' }), { output: 'g' }))
+		await core.commit(
+			core.completed(await core.claimed(worker, runId, 'g', { recovers: '["f","a"]' }), {
+				output: 'g',
+			}),
+		)
 		const { a, f, b } = await core.nodes(runId)
 		expect([a?.state, f?.state, b?.state]).toEqual(['recovered', 'recovered', 'ready'])
 		await complete(runId, 'b')
@@ -446,9 +651,14 @@ describe('fallbacks', () => {
 	})
 
 	test('one that several nodes share runs once for each', async () => {
-		await core.register(flow('shared', [], { a: { config: { fallback: 'f' } }, b: { config: { fallback: 'f' } }, f: {} }))
+		await core.register(
+			flow('shared', [], { a: { config: { fallback: 'f' } }, b: { config: { fallback: 'f' } }, f: {} }),
+		)
 		const runId = await core.start('shared')
-		await core.commit(core.failed(await core.claimed(worker, runId, 'a')), core.failed(await core.claimed(worker, runId, 'b')))
+		await core.commit(
+			core.failed(await core.claimed(worker, runId, 'a')),
+			core.failed(await core.claimed(worker, runId, 'b')),
+		)
 		const [forA, forB] = [
 			await core.claimed(worker, runId, 'f', { recovers: '["a"]' }),
 			await core.claimed(worker, runId, 'f', { recovers: '["b"]' }),
@@ -494,7 +704,10 @@ describe('waiting', () => {
 	test('a wait with an end has a row in the outbox for it, one without has none', async () => {
 		const runId = await core.start('two')
 		await core.drain()
-		await core.commit(wait(await core.claimed(worker, runId, 'a')), wait(await core.claimed(worker, runId, 'b'), 60_000))
+		await core.commit(
+			wait(await core.claimed(worker, runId, 'a')),
+			wait(await core.claimed(worker, runId, 'b'), 60_000),
+		)
 		expect(await core.outbox(runId)).toEqual(['b'])
 	})
 
@@ -510,7 +723,11 @@ describe('waiting', () => {
 	test('of several nodes that wait for something from outside, a resume has to name one; a sleep needs no naming', async () => {
 		await core.register(flow('three', [], { a: {}, b: {}, sleeper: {} }))
 		const runId = await core.start('three')
-		const [a, b, sleeper] = [await core.claimed(worker, runId, 'a'), await core.claimed(worker, runId, 'b'), await core.claimed(worker, runId, 'sleeper')]
+		const [a, b, sleeper] = [
+			await core.claimed(worker, runId, 'a'),
+			await core.claimed(worker, runId, 'b'),
+			await core.claimed(worker, runId, 'sleeper'),
+		]
 		await core.commit(wait(a), wait(b), { ...wait(sleeper, 60_000), wait: '{"reason":"timer"}' })
 		await expect(resumeRun(core.sql, runId)).rejects.toThrow("name one of 'a', 'b'")
 		expect(await resumeRun(core.sql, runId, { nodeId: 'b' })).toMatchObject({ nodeId: 'b' })
@@ -523,16 +740,38 @@ describe('child runs', () => {
 	test('one starts with its node, in the same write, with the input that it was given', async () => {
 		const runId = await core.start('nested', { tags: ['t'], traceparent: '00-1-2-03' })
 		await core.drain()
-		const commit = child(await core.claimed(worker, runId, 'sub'), 'chain', { childInput: [['x', '1'], ['_inputs.a', '{"y":2}']] })
+		const commit = child(await core.claimed(worker, runId, 'sub'), 'chain', {
+			childInput: [
+				['x', '1'],
+				['_inputs.a', '{"y":2}'],
+			],
+		})
 		expect(await commitNodes(core.sql, [commit])).toMatchObject({ outcomes: ['committed'], emitted: 1 })
 		const childRunId = commit.childRunId ?? ''
 		expect(await core.run(runId)).toMatchObject({ status: 'running', live: 1, waiting: 0 })
 		expect(await core.run(childRunId)).toMatchObject({ status: 'running', live: 1 })
 		expect(await core.outbox(childRunId)).toEqual(['a'])
 		expect(
-			await core.rows(`select parent_run_id, parent_node_id, depth, tags::text, traceparent, blueprint_id from flowcraft_statuses where run_id = $1`, childRunId),
-		).toEqual([{ parent_run_id: runId, parent_node_id: 'sub', depth: 1, tags: '{t}', traceparent: '00-1-2-03', blueprint_id: 'chain' }])
-		expect(await core.rows(`select key, value from flowcraft_context_entries($1) where key in ('x', '_inputs.a') order by key`, childRunId)).toEqual([
+			await core.rows(
+				`select parent_run_id, parent_node_id, depth, tags::text, traceparent, blueprint_id from flowcraft_statuses where run_id = $1`,
+				childRunId,
+			),
+		).toEqual([
+			{
+				parent_run_id: runId,
+				parent_node_id: 'sub',
+				depth: 1,
+				tags: '{t}',
+				traceparent: '00-1-2-03',
+				blueprint_id: 'chain',
+			},
+		])
+		expect(
+			await core.rows(
+				`select key, value from flowcraft_context_entries($1) where key in ('x', '_inputs.a') order by key`,
+				childRunId,
+			),
+		).toEqual([
 			{ key: '_inputs.a', value: '{"y":2}' },
 			{ key: 'x', value: '1' },
 		])
@@ -559,11 +798,16 @@ describe('child runs', () => {
 		await core.drain()
 		await cancelRun(core.sql, commit.childRunId ?? '')
 		expect(await core.outbox(runId)).toEqual(['sub'])
-		expect(await core.claimed(worker, runId, 'sub')).toMatchObject({ wake: 'child', child: { status: 'cancelled' } })
+		expect(await core.claimed(worker, runId, 'sub')).toMatchObject({
+			wake: 'child',
+			child: { status: 'cancelled' },
+		})
 	})
 
 	test('a cancel of the outermost run cancels its descendants at any depth, and nothing else', async () => {
-		await core.register(flow('deep', [], { sub: { uses: 'subflow', params: { blueprintId: 'deep' } }, other: {} }))
+		await core.register(
+			flow('deep', [], { sub: { uses: 'subflow', params: { blueprintId: 'deep' } }, other: {} }),
+		)
 		const bystander = await core.start('deep')
 		const runIds = [await core.start('deep')]
 		for (let depth = 0; depth < 4; depth++) {
@@ -597,10 +841,15 @@ describe('child runs', () => {
 		const statuses = async (): Promise<string[]> => {
 			await core.drain()
 			expect(await core.violations()).toEqual([])
-			return (await Promise.all([outer, inner, innermost].map((runId) => core.run(runId)))).map(({ status }) => status)
+			return (await Promise.all([outer, inner, innermost].map((runId) => core.run(runId)))).map(
+				({ status }) => status,
+			)
 		}
 
-		const [a, b] = [await core.claimed(worker, innermost, 'a'), await core.claimed(worker, innermost, 'b')]
+		const [a, b] = [
+			await core.claimed(worker, innermost, 'a'),
+			await core.claimed(worker, innermost, 'b'),
+		]
 		await core.commit(wait(a))
 		expect(await statuses()).toEqual(['running', 'running', 'running'])
 		await core.commit(wait(b))
@@ -622,7 +871,12 @@ describe('child runs', () => {
 		const [runId, other] = [await core.start('nested'), await core.start('one')]
 		const sub = await core.claimed(worker, runId, 'sub')
 		const before = await everything(runId)
-		expect(await core.commit(child(sub, 'no-such-blueprint'), core.completed(await core.claimed(worker, other, 'a')))).toEqual(['refused', 'committed'])
+		expect(
+			await core.commit(
+				child(sub, 'no-such-blueprint'),
+				core.completed(await core.claimed(worker, other, 'a')),
+			),
+		).toEqual(['refused', 'committed'])
 		expect(await everything(runId)).toEqual(before)
 		expect(await core.commit(core.failed(sub))).toEqual(['committed'])
 	})
@@ -638,18 +892,29 @@ describe('child runs', () => {
 		await core.commit(first)
 		const second = child(await core.claimed(worker, first.childRunId ?? '', 'sub'), 'leaf')
 		await core.commit(second)
-		expect(await core.rows(`select blueprint_version, depth from flowcraft_statuses where run_id = $1`, second.childRunId ?? '')).toEqual([
-			{ blueprint_version: '1', depth: 2 },
-		])
+		expect(
+			await core.rows(
+				`select blueprint_version, depth from flowcraft_statuses where run_id = $1`,
+				second.childRunId ?? '',
+			),
+		).toEqual([{ blueprint_version: '1', depth: 2 }])
 	})
 
 	test('a blueprint that contains itself means the version that was started', async () => {
-		const version = (name: string) => ({ ...flow('self', [], { sub: { uses: 'subflow', params: { blueprintId: 'self' } } }), metadata: { version: name } })
+		const version = (name: string) => ({
+			...flow('self', [], { sub: { uses: 'subflow', params: { blueprintId: 'self' } } }),
+			metadata: { version: name },
+		})
 		await core.register(version('1'))
 		await core.register(version('2'))
 		const runId = await core.start('self', { version: '1' })
 		const first = child(await core.claimed(worker, runId, 'sub'), 'self')
 		await core.commit(first)
-		expect(await core.rows(`select blueprint_version from flowcraft_statuses where run_id = $1`, first.childRunId ?? '')).toEqual([{ blueprint_version: '1' }])
+		expect(
+			await core.rows(
+				`select blueprint_version from flowcraft_statuses where run_id = $1`,
+				first.childRunId ?? '',
+			),
+		).toEqual([{ blueprint_version: '1' }])
 	})
 })

@@ -1,5 +1,14 @@
 /** What a node may rely on while it runs, and what becomes of it afterwards. */
-import { BaseNode, createFlow, FlowcraftError, type NodeClass, type NodeContext, type NodeFunction, SubflowNode, type WorkflowBlueprint } from 'flowcraft'
+import {
+	BaseNode,
+	createFlow,
+	FlowcraftError,
+	type NodeClass,
+	type NodeContext,
+	type NodeFunction,
+	SubflowNode,
+	type WorkflowBlueprint,
+} from 'flowcraft'
 import { afterEach, describe, expect, test } from 'vitest'
 import { claimNodes } from '../../src/claim/claim.js'
 import type { RunStep } from '../../src/claim/steps.js'
@@ -24,7 +33,9 @@ async function begin(
 	registry: Record<string, NodeFunction | NodeClass>,
 	options: TestEngineOptions & { module?: WorkflowsModule } = {},
 ): Promise<void> {
-	const all = Array.isArray(blueprint) ? (blueprint as readonly WorkflowBlueprint[]) : [blueprint as WorkflowBlueprint]
+	const all = Array.isArray(blueprint)
+		? (blueprint as readonly WorkflowBlueprint[])
+		: [blueprint as WorkflowBlueprint]
 	const blueprints = Object.fromEntries(all.map((each) => [each.id, each]))
 	engine = await startEngine({ ...options, workflows: { ...options.module, blueprints, registry } })
 }
@@ -38,7 +49,8 @@ function gate(): { open(): void; readonly opened: Promise<void> } {
 	return { open: () => open(), opened }
 }
 
-const statusOf = async (runId: string): Promise<string | undefined> => (await readRun(engine.database.sql, runId))?.status
+const statusOf = async (runId: string): Promise<string | undefined> =>
+	(await readRun(engine.database.sql, runId))?.status
 
 describe('an attempt', () => {
 	test('that takes longer than its timeout is aborted with a reason of its own and counts as failed', async () => {
@@ -54,7 +66,10 @@ describe('an attempt', () => {
 		})
 		const run = await engine.run({ blueprint: 'single' })
 		expect(reasons).toEqual(['NodeTimeoutError', 'NodeTimeoutError'])
-		expect(run).toMatchObject({ status: 'failed', errors: [{ nodeId: 'n', attempt: 2, name: 'NodeTimeoutError' }] })
+		expect(run).toMatchObject({
+			status: 'failed',
+			errors: [{ nodeId: 'n', attempt: 2, name: 'NodeTimeoutError' }],
+		})
 	})
 
 	test('that fails leaves nothing in the context', async () => {
@@ -74,7 +89,11 @@ describe('an attempt', () => {
 		const seen: unknown[] = []
 		await begin(single('sees', { config: { maxRetries: 2, retryDelay: 1 } }), {
 			sees: async ({ dependencies }) => {
-				seen.push([dependencies['idempotencyKey'], dependencies['attempt'], dependencies.runtime.executionId])
+				seen.push([
+					dependencies['idempotencyKey'],
+					dependencies['attempt'],
+					dependencies.runtime.executionId,
+				])
 				if (seen.length === 1) throw new Error('once')
 				return {}
 			},
@@ -112,7 +131,10 @@ describe('an error', () => {
 			},
 		})
 		const run = await engine.run({ blueprint: 'single' })
-		expect(run).toMatchObject({ reason: "Node 'n' failed: the very message", errors: [{ nodeId: 'n', message: 'the very message', attempt: 1 }] })
+		expect(run).toMatchObject({
+			reason: "Node 'n' failed: the very message",
+			errors: [{ nodeId: 'n', message: 'the very message', attempt: 1 }],
+		})
 	})
 
 	test('that is fatal ends the node at once', async () => {
@@ -163,13 +185,16 @@ describe('an error', () => {
 
 	test('of one node in a batch fails that node alone', async () => {
 		const nodes = Array.from({ length: 20 }, (_, i) => ({ id: `n${i}`, uses: i === 7 ? 'bad' : 'good' }))
-		await begin({ id: 'many', nodes, edges: [] }, {
-			good: async () => ({ output: 1 }),
-			bad: async ({ context }) => {
-				await context.set('nul\u0000key', 1)
-				return {}
+		await begin(
+			{ id: 'many', nodes, edges: [] },
+			{
+				good: async () => ({ output: 1 }),
+				bad: async ({ context }) => {
+					await context.set('nul\u0000key', 1)
+					return {}
+				},
 			},
-		})
+		)
 		const run = await engine.run({ blueprint: 'many' })
 		expect(run.errors?.map(({ nodeId }) => nodeId)).toEqual(['n7'])
 		expect(Object.keys(run.context).filter((key) => key.startsWith('_outputs.'))).toHaveLength(19)
@@ -203,7 +228,16 @@ describe('a class node', () => {
 		await begin(single('phases', { config: { maxRetries: 2, retryDelay: 1 } }), { phases: Phases })
 		const run = await engine.run({ blueprint: 'single' })
 		expect(run.context['n']).toBe('rescued and posted')
-		expect(calls).toEqual(['prep', 'exec prepared', 'recover', 'prep', 'exec prepared', 'fallback always', 'post', 'recover'])
+		expect(calls).toEqual([
+			'prep',
+			'exec prepared',
+			'recover',
+			'prep',
+			'exec prepared',
+			'fallback always',
+			'post',
+			'recover',
+		])
 	})
 })
 
@@ -234,7 +268,17 @@ describe('middleware', () => {
 			},
 		)
 		const run = await engine.run({ blueprint: 'single' })
-		expect(calls).toEqual(['into outer', 'into inner', 'before outer', 'before inner', 'node', 'after outer', 'after inner', 'out of inner', 'out of outer'])
+		expect(calls).toEqual([
+			'into outer',
+			'into inner',
+			'before outer',
+			'before inner',
+			'node',
+			'after outer',
+			'after inner',
+			'out of inner',
+			'out of outer',
+		])
 		expect(run.context['n']).toEqual(['outer', ['inner', 1]])
 	})
 })
@@ -283,7 +327,9 @@ describe('a step', () => {
 				const step = dependencies['step'] as RunStep
 				await cancelRun(engine.database.sql, dependencies.runtime.executionId)
 				await step('late', () => 'too late').catch(() => saved.open())
-				return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason as Error)))
+				return new Promise((_, reject) =>
+					signal?.addEventListener('abort', () => reject(signal.reason as Error)),
+				)
 			},
 		})
 		const runId = await engine.start({ blueprint: 'single' })
@@ -337,7 +383,11 @@ describe('a cancel', () => {
 		const started = gate()
 		await begin(
 			[
-				{ id: 'parent', nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'child' } }], edges: [] },
+				{
+					id: 'parent',
+					nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'child' } }],
+					edges: [],
+				},
 				{ id: 'child', nodes: [{ id: 'x', uses: 'holds' }], edges: [] },
 			],
 			{
@@ -371,7 +421,10 @@ describe('a wait', () => {
 			{ source: 'w', target: 'no' },
 		],
 	}
-	const registry: Record<string, NodeFunction> = { one: async () => ({ output: 1 }), echo: async ({ input }) => ({ output: input }) }
+	const registry: Record<string, NodeFunction> = {
+		one: async () => ({ output: 1 }),
+		echo: async ({ input }) => ({ output: input }),
+	}
 
 	const awaiting = async (runId: string): Promise<void> => {
 		await waitFor('the run to wait', async () => (await statusOf(runId)) === 'awaiting')
@@ -379,15 +432,21 @@ describe('a wait', () => {
 
 	test('holds no slot, and goes on with the action and output that it is resumed with', async () => {
 		await begin(waits, registry, { worker: { concurrency: 1 } })
-		const runIds = await Promise.all(Array.from({ length: 5 }, () => engine.start({ blueprint: 'waits' })))
+		const runIds = await Promise.all(
+			Array.from({ length: 5 }, () => engine.start({ blueprint: 'waits' })),
+		)
 		await Promise.all(runIds.map(awaiting))
 		const ended: EndedRun[] = []
 		for (const runId of runIds) {
-			expect((await readRun(engine.database.sql, runId))?.awaiting).toEqual([{ nodeId: 'w', reason: 'external_event' }])
+			expect((await readRun(engine.database.sql, runId))?.awaiting).toEqual([
+				{ nodeId: 'w', reason: 'external_event' },
+			])
 			await resumeRun(engine.database.sql, runId, { action: 'approve', output: { by: 'me' } })
 			ended.push(await engine.end(runId))
 		}
-		expect(ended.map(({ context }) => [context['yes'], context['no']])).toEqual(runIds.map(() => [{ by: 'me' }, undefined]))
+		expect(ended.map(({ context }) => [context['yes'], context['no']])).toEqual(
+			runIds.map(() => [{ by: 'me' }, undefined]),
+		)
 	})
 
 	test('that is resumed twice changes nothing the second time', async () => {
@@ -403,14 +462,24 @@ describe('a wait', () => {
 		await begin(
 			[
 				waits,
-				{ id: 'middle', nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'waits' } }], edges: [] },
-				{ id: 'top', nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'middle' } }], edges: [] },
+				{
+					id: 'middle',
+					nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'waits' } }],
+					edges: [],
+				},
+				{
+					id: 'top',
+					nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'middle' } }],
+					edges: [],
+				},
 			],
 			registry,
 		)
 		const runId = await engine.start({ blueprint: 'top' })
 		await awaiting(runId)
-		const [child] = await engine.rows<{ run_id: string }>(`select run_id from flowcraft_statuses where blueprint_id = 'waits'`)
+		const [child] = await engine.rows<{ run_id: string }>(
+			`select run_id from flowcraft_statuses where blueprint_id = 'waits'`,
+		)
 		await resumeRun(engine.database.sql, child?.run_id ?? '', { output: 'deep' })
 		const run = await engine.end(runId)
 		expect(run).toMatchObject({ status: 'completed', context: { s: { no: 'deep' } } })
@@ -418,7 +487,14 @@ describe('a wait', () => {
 
 	test('can be asked for by any node, which keeps what it returned', async () => {
 		await begin(
-			{ id: 'marks', nodes: [{ id: 'm', uses: 'marks' }, { id: 'e', uses: 'echo' }], edges: [{ source: 'm', target: 'e' }] },
+			{
+				id: 'marks',
+				nodes: [
+					{ id: 'm', uses: 'marks' },
+					{ id: 'e', uses: 'echo' },
+				],
+				edges: [{ source: 'm', target: 'e' }],
+			},
 			{
 				...registry,
 				marks: async ({ dependencies, context }: NodeContext) => {
@@ -430,9 +506,15 @@ describe('a wait', () => {
 		)
 		const runId = await engine.start({ blueprint: 'marks' })
 		await awaiting(runId)
-		expect((await readRun(engine.database.sql, runId))?.awaiting).toMatchObject([{ nodeId: 'm', reason: 'approval' }])
+		expect((await readRun(engine.database.sql, runId))?.awaiting).toMatchObject([
+			{ nodeId: 'm', reason: 'approval' },
+		])
 		await resumeRun(engine.database.sql, runId)
-		expect((await engine.end(runId)).context).toMatchObject({ asked: true, m: 'provisional', e: 'provisional' })
+		expect((await engine.end(runId)).context).toMatchObject({
+			asked: true,
+			m: 'provisional',
+			e: 'provisional',
+		})
 	})
 })
 
@@ -470,7 +552,9 @@ describe('a worker', () => {
 					if (!first) return { output: 'done' }
 					first = false
 					started.open()
-					await new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason as Error)))
+					await new Promise((_, reject) =>
+						signal?.addEventListener('abort', () => reject(signal.reason as Error)),
+					)
 					return {}
 				},
 			},
@@ -493,10 +577,16 @@ describe('a worker', () => {
 	})
 
 	test('gives back a node that it has claimed without ever learning of it', async () => {
-		await begin(single('works'), { works: async () => ({ output: 'done' }) }, { worker: { forgottenAfterMs: 100 }, manualRelay: true })
+		await begin(
+			single('works'),
+			{ works: async () => ({ output: 'done' }) },
+			{ worker: { forgottenAfterMs: 100 }, manualRelay: true },
+		)
 		const runId = await engine.start({ blueprint: 'single' })
 		const [worker] = await engine.rows<{ worker_id: string }>('select worker_id from flowcraft_workers')
-		const [outcome] = await claimNodes(engine.database.sql, worker?.worker_id ?? '', [{ runId, nodeId: 'n', generation: '', recovers: '' }])
+		const [outcome] = await claimNodes(engine.database.sql, worker?.worker_id ?? '', [
+			{ runId, nodeId: 'n', generation: '', recovers: '' },
+		])
 		expect(outcome?.status).toBe('claimed')
 		await waitFor('the run to end', async () => {
 			await engine.relay.tick()
@@ -511,7 +601,10 @@ describe('a worker', () => {
 		expect(warnings).toEqual(["No worker has offered an implementation of 'rare' yet."])
 		const runId = await engine.start({ blueprint: 'single' })
 		await waitFor('the node to be put back', async () => {
-			const [row] = await engine.rows<{ since: string | null }>('select unrunnable_since::text as since from flowcraft_nodes where run_id = $1', runId)
+			const [row] = await engine.rows<{ since: string | null }>(
+				'select unrunnable_since::text as since from flowcraft_nodes where run_id = $1',
+				runId,
+			)
 			return row?.since !== null
 		})
 		await engine.addWorker({ registry: { rare: async () => ({ output: 'found' }) } })
@@ -525,20 +618,29 @@ describe('a worker', () => {
 		const run = await engine.run({ blueprint: 'single' })
 		expect(run.status).toBe('failed')
 		expect(run.reason).toMatch(/No worker could run this node .*implementation of 'rare' is missing/)
-		const [row] = await engine.rows<{ dead_letter: string }>('select dead_letter from flowcraft_nodes where run_id = $1', run.runId)
+		const [row] = await engine.rows<{ dead_letter: string }>(
+			'select dead_letter from flowcraft_nodes where run_id = $1',
+			run.runId,
+		)
 		expect(row?.dead_letter).toMatch(/rare/)
 	})
 
 	test("runs Flowcraft's own node classes as the engine's nodes", async () => {
-		const child = createFlow('inner').node('x', async ({ input }: NodeContext) => ({ output: Number(input) * 2 }))
+		const child = createFlow('inner').node('x', async ({ input }: NodeContext) => ({
+			output: Number(input) * 2,
+		}))
 		const flow = createFlow('outer')
 			.node('a', async () => ({ output: 21 }))
 			.node('s', SubflowNode, { params: { blueprintId: 'inner' } })
 			.edge('a', 's')
-		engine = await startEngine({ workflows: { blueprints: { inner: child, outer: flow } } as unknown as WorkflowsModule })
+		engine = await startEngine({
+			workflows: { blueprints: { inner: child, outer: flow } } as unknown as WorkflowsModule,
+		})
 		const run = await engine.run({ blueprint: 'outer' })
 		expect(run.context['s']).toBe(42)
-		expect(await engine.rows('select run_id from flowcraft_statuses where parent_run_id = $1', run.runId)).toHaveLength(1)
+		expect(
+			await engine.rows('select run_id from flowcraft_statuses where parent_run_id = $1', run.runId),
+		).toHaveLength(1)
 	})
 
 	test('runs flows of createFlow, whose keys differ from process to process', async () => {
@@ -546,11 +648,17 @@ describe('a worker', () => {
 			.node('a', async () => ({ output: 20 }))
 			.node('b', async ({ input }: NodeContext) => ({ output: Number(input) + 1 }))
 			.edge('a', 'b')
-		engine = await startEngine({ workflows: { blueprints: { built: flow } } as unknown as WorkflowsModule })
+		engine = await startEngine({
+			workflows: { blueprints: { built: flow } } as unknown as WorkflowsModule,
+		})
 		const run = await engine.run({ blueprint: 'built' })
 		expect(run.context['b']).toBe(21)
-		const [row] = await engine.rows<{ definition: string }>(`select definition from flowcraft_blueprints where blueprint_id = 'built'`)
-		expect((JSON.parse(row?.definition ?? '{}') as WorkflowBlueprint).nodes.map(({ uses }) => uses)).toEqual(['built:a', 'built:b'])
+		const [row] = await engine.rows<{ definition: string }>(
+			`select definition from flowcraft_blueprints where blueprint_id = 'built'`,
+		)
+		expect(
+			(JSON.parse(row?.definition ?? '{}') as WorkflowBlueprint).nodes.map(({ uses }) => uses),
+		).toEqual(['built:a', 'built:b'])
 	})
 })
 
@@ -585,34 +693,61 @@ test('a run stays with the version that it was started with', async () => {
 })
 
 test('a subflow that calls itself without end is stopped by the limit, and the run ends', async () => {
-	await begin({ id: 'endless', nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'endless' } }], edges: [] }, {})
+	await begin(
+		{
+			id: 'endless',
+			nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'endless' } }],
+			edges: [],
+		},
+		{},
+	)
 	const run = await engine.run({ blueprint: 'endless' })
 	expect(run.status).toBe('failed')
 	expect(run.reason).toMatch(/the limit is 32/)
 })
 
 test('a subflow whose blueprint nobody has registered fails its node', async () => {
-	await begin({ id: 'orphan', nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'nowhere' } }], edges: [] }, {})
+	await begin(
+		{
+			id: 'orphan',
+			nodes: [{ id: 's', uses: 'subflow', params: { blueprintId: 'nowhere' } }],
+			edges: [],
+		},
+		{},
+	)
 	expect((await engine.run({ blueprint: 'orphan' })).reason).toMatch(/There is no blueprint 'nowhere'/)
 })
 
 test('values go through a custom serializer and come back whole', async () => {
 	const serializer = {
-		serialize: (data: Record<string, unknown>) => JSON.stringify(data, (_, value: unknown) => (value instanceof Map ? { map: [...value] } : value)),
+		serialize: (data: Record<string, unknown>) =>
+			JSON.stringify(data, (_, value: unknown) => (value instanceof Map ? { map: [...value] } : value)),
 		deserialize: (text: string) =>
 			JSON.parse(text, (_, value: unknown) =>
-				isRecord(value) && Array.isArray(value['map']) ? new Map(value['map'] as [unknown, unknown][]) : value,
+				isRecord(value) && Array.isArray(value['map'])
+					? new Map(value['map'] as [unknown, unknown][])
+					: value,
 			) as Record<string, unknown>,
 	}
 	await begin(
-		{ id: 'maps', nodes: [{ id: 'a', uses: 'makes' }, { id: 'b', uses: 'reads' }], edges: [{ source: 'a', target: 'b' }] },
+		{
+			id: 'maps',
+			nodes: [
+				{ id: 'a', uses: 'makes' },
+				{ id: 'b', uses: 'reads' },
+			],
+			edges: [{ source: 'a', target: 'b' }],
+		},
 		{
 			makes: async ({ context }) => {
 				await context.set('kept', new Map([['k', 1]]))
 				return { output: new Map([['x', 'y']]) }
 			},
 			reads: async ({ input, context }) => ({
-				output: [input instanceof Map && input.get('x') === 'y', ((await context.get('kept')) as Map<string, number>).get('k')].join(),
+				output: [
+					input instanceof Map && input.get('x') === 'y',
+					((await context.get('kept')) as Map<string, number>).get('k'),
+				].join(),
 			}),
 		},
 		{ module: { serializer } },

@@ -12,8 +12,17 @@ beforeAll(async () => {
 	core = await createCore()
 	worker = await core.worker()
 	await core.register(flow('all', [...SOURCES.map((id) => [id, 'join'] as const), ['join', 'after']]))
-	await core.register(flow('any', [...SOURCES.map((id) => [id, 'join'] as const), ['join', 'after']], { join: { config: { joinStrategy: 'any' } } }))
-	await core.register(flow('choosy', SOURCES.map((id) => [id, 'join', { action: 'go' }])))
+	await core.register(
+		flow('any', [...SOURCES.map((id) => [id, 'join'] as const), ['join', 'after']], {
+			join: { config: { joinStrategy: 'any' } },
+		}),
+	)
+	await core.register(
+		flow(
+			'choosy',
+			SOURCES.map((id) => [id, 'join', { action: 'go' }]),
+		),
+	)
 })
 afterAll(() => core.drop())
 
@@ -37,17 +46,24 @@ async function joinOf(runId: string): Promise<{ state: string; input: string | n
 }
 
 const shuffled = <T>(items: readonly T[]): T[] =>
-	items.map((item) => [Math.random(), item] as const).sort(([a], [b]) => a - b).map(([, item]) => item)
+	items
+		.map((item) => [Math.random(), item] as const)
+		.sort(([a], [b]) => a - b)
+		.map(([, item]) => item)
 
 test('two hundred four-way joins, their sources committed at once on many connections: each fires exactly once', async () => {
 	const runs = await Promise.all(Array.from({ length: 200 }, () => ready('all')))
 	await core.drain()
 	// Every commit for itself and in any order, so that those of one run meet.
-	const outcomes = await Promise.all(shuffled(runs.flatMap(({ commits }) => commits)).map((commit) => core.commit(commit)))
+	const outcomes = await Promise.all(
+		shuffled(runs.flatMap(({ commits }) => commits)).map((commit) => core.commit(commit)),
+	)
 	expect(new Set(outcomes.flat())).toEqual(new Set(['committed']))
 
 	const jobs = await core.drain()
-	expect(jobs.map(({ runId, nodeId }) => `${runId} ${nodeId}`).sort()).toEqual(runs.map(({ runId }) => `${runId} join`).sort())
+	expect(jobs.map(({ runId, nodeId }) => `${runId} ${nodeId}`).sort()).toEqual(
+		runs.map(({ runId }) => `${runId} join`).sort(),
+	)
 	expect(await core.violations()).toEqual([])
 	for (const { runId } of runs) {
 		// The last taken edge in blueprint order, whoever came last.
@@ -62,7 +78,9 @@ test('arrivals in batches of many runs, each batch on its own connection, fire e
 	const commits = shuffled(runs.flatMap(({ commits }) => commits))
 	const batches = Array.from({ length: 10 }, (_, batch) => commits.slice(batch * 20, (batch + 1) * 20))
 	await Promise.all(batches.map((batch) => commitNodes(core.sql, batch)))
-	expect((await core.drain()).map(({ runId }) => runId).sort()).toEqual(runs.map(({ runId }) => runId).sort())
+	expect((await core.drain()).map(({ runId }) => runId).sort()).toEqual(
+		runs.map(({ runId }) => runId).sort(),
+	)
 	expect(await core.violations()).toEqual([])
 })
 
@@ -82,7 +100,10 @@ test('an arrival that stands already does not count, even from a claim of its ow
 	const [first, second] = commits as [NodeCommit, NodeCommit]
 	await core.commit(first)
 	await core.commit({ ...second, arrivals: [...(first.arrivals ?? []), ...(second.arrivals ?? [])] })
-	const [row] = await core.rows(`select arrived, taken from flowcraft_nodes where run_id = $1 and node_id = 'join'`, runId)
+	const [row] = await core.rows(
+		`select arrived, taken from flowcraft_nodes where run_id = $1 and node_id = 'join'`,
+		runId,
+	)
 	expect(row).toEqual({ arrived: 2, taken: 2 })
 })
 
@@ -90,8 +111,14 @@ test('a source whose claim was lost does not arrive, whatever else is in its bat
 	const [runId, other] = [await ready('all'), await ready('all')]
 	const [zombie, ...others] = runId.commits as [NodeCommit, ...NodeCommit[]]
 	await core.commit(...others)
-	expect(await core.commit({ ...zombie, token: crypto.randomUUID() }, other.commits[0] as NodeCommit)).toEqual(['lost', 'committed'])
+	expect(
+		await core.commit({ ...zombie, token: crypto.randomUUID() }, other.commits[0] as NodeCommit),
+	).toEqual(['lost', 'committed'])
 	expect(await joinOf(runId.runId)).toMatchObject({ state: 'pending' })
+	expect(await core.violations()).toEqual([])
+	expect(
+		await core.rows('select source from flowcraft_arrivals where run_id = $1 order by 1', runId.runId),
+	).toEqual(['b', 'c', 'd'].map((source) => ({ source })))
 	await core.commit(zombie)
 	expect(await joinOf(runId.runId)).toMatchObject({ state: 'ready' })
 })
@@ -101,25 +128,38 @@ test('a join that has run does not run again, whoever arrives once more', async 
 	await core.commit(...commits)
 	await core.commit(core.completed(await core.claimed(worker, runId, 'join')))
 	await core.drain()
-	await core.commit({ ...core.completed(await core.claimed(worker, runId, 'after')), arrivals: commits[0]?.arrivals ?? [] })
+	await core.commit({
+		...core.completed(await core.claimed(worker, runId, 'after')),
+		arrivals: commits[0]?.arrivals ?? [],
+	})
 	expect(await joinOf(runId)).toMatchObject({ state: 'completed', messages: 0 })
 	expect(await core.run(runId)).toMatchObject({ status: 'completed' })
 })
 
-test.each([0, 1, 2, 3, 4])('of four sources that arrive, %i by a taken edge: the join fires if there is one, with the input of the last', async (taken) => {
-	for (let round = 0; round < 5; round++) {
-		const runId = await core.start('choosy')
-		const claims = await Promise.all(SOURCES.map((id) => core.claimed(worker, runId, id)))
-		const takers = new Set(shuffled(SOURCES).slice(0, taken))
-		const commit = (node: ClaimedNode): NodeCommit =>
-			core.completed(node, { output: node.key.nodeId, ...(takers.has(node.key.nodeId) ? { action: 'go' } : {}) })
-		await core.drain()
-		for (const node of shuffled(claims)) await core.commit(commit(node))
-		const last = SOURCES.findLast((id) => takers.has(id)) ?? null
-		expect(await joinOf(runId)).toEqual({ state: taken > 0 ? 'ready' : 'pending', input: last, messages: taken > 0 ? 1 : 0 })
-		expect(await core.run(runId)).toMatchObject({ status: taken > 0 ? 'running' : 'completed' })
-	}
-})
+test.each([0, 1, 2, 3, 4])(
+	'of four sources that arrive, %i by a taken edge: the join fires if there is one, with the input of the last',
+	async (taken) => {
+		for (let round = 0; round < 5; round++) {
+			const runId = await core.start('choosy')
+			const claims = await Promise.all(SOURCES.map((id) => core.claimed(worker, runId, id)))
+			const takers = new Set(shuffled(SOURCES).slice(0, taken))
+			const commit = (node: ClaimedNode): NodeCommit =>
+				core.completed(node, {
+					output: node.key.nodeId,
+					...(takers.has(node.key.nodeId) ? { action: 'go' } : {}),
+				})
+			await core.drain()
+			for (const node of shuffled(claims)) await core.commit(commit(node))
+			const last = SOURCES.findLast((id) => takers.has(id)) ?? null
+			expect(await joinOf(runId)).toEqual({
+				state: taken > 0 ? 'ready' : 'pending',
+				input: last,
+				messages: taken > 0 ? 1 : 0,
+			})
+			expect(await core.run(runId)).toMatchObject({ status: taken > 0 ? 'running' : 'completed' })
+		}
+	},
+)
 
 test('a join does not fire before everybody has arrived, however many edges were taken', async () => {
 	const { runId, commits } = await ready('all')
@@ -129,29 +169,60 @@ test('a join does not fire before everybody has arrived, however many edges were
 })
 
 test('a failed source does not arrive; its fallback arrives in its name', async () => {
-	await core.register(flow('recovering', SOURCES.map((id) => [id, 'join']), { a: { config: { fallback: 'f' } }, f: {} }))
+	await core.register(
+		flow(
+			'recovering',
+			SOURCES.map((id) => [id, 'join']),
+			{ a: { config: { fallback: 'f' } }, f: {} },
+		),
+	)
 	const { runId, commits } = await ready('recovering')
 	const [a, ...others] = commits as [NodeCommit, ...NodeCommit[]]
 	await core.commit(...others)
 	const { node } = { node: { key: a.key, token: a.token, blueprintId: 'recovering' } as ClaimedNode }
 	await core.commit(core.failed(node))
 	expect(await joinOf(runId)).toMatchObject({ state: 'pending' })
-	await core.commit(core.completed(await core.claimed(worker, runId, 'f', { recovers: '["a"]' }), { output: 'f' }))
+	await core.commit(
+		core.completed(await core.claimed(worker, runId, 'f', { recovers: '["a"]' }), { output: 'f' }),
+	)
 	expect(await joinOf(runId)).toMatchObject({ state: 'ready', input: 'd' })
 })
 
 test('an input that an edge transformed wins or loses like any other, by the order of edges', async () => {
-	await core.register(flow('transformed', [['a', 'join'], ['b', 'join', { transform: 'input.x' }], ['c', 'join']]))
-	for (const order of [['a', 'b', 'c'], ['c', 'b', 'a'], ['b', 'c', 'a']]) {
+	await core.register(
+		flow('transformed', [
+			['a', 'join'],
+			['b', 'join', { transform: 'input.x' }],
+			['c', 'join'],
+		]),
+	)
+	for (const order of [
+		['a', 'b', 'c'],
+		['c', 'b', 'a'],
+		['b', 'c', 'a'],
+	]) {
 		const runId = await core.start('transformed')
-		for (const id of order) await core.commit(core.completed(await core.claimed(worker, runId, id), { output: { x: id } }))
-		expect(await core.claimed(worker, runId, 'join')).toMatchObject({ transformed: false, input: '{"x":"c"}' })
+		for (const id of order)
+			await core.commit(core.completed(await core.claimed(worker, runId, id), { output: { x: id } }))
+		expect(await core.claimed(worker, runId, 'join')).toMatchObject({
+			transformed: false,
+			input: '{"x":"c"}',
+		})
 	}
 	const runId = await core.start('transformed')
 	const { key, token } = await core.claimed(worker, runId, 'c')
-	for (const id of ['b', 'a']) await core.commit(core.completed(await core.claimed(worker, runId, id), { output: { x: id } }))
+	for (const id of ['b', 'a'])
+		await core.commit(core.completed(await core.claimed(worker, runId, id), { output: { x: id } }))
 	// The last edge is not taken: the one before it counts.
-	const arrival = { nodeId: 'join', generation: '', source: 'c', taken: false, expected: 3, edge: -1, input: { type: 'none' } as const }
+	const arrival = {
+		nodeId: 'join',
+		generation: '',
+		source: 'c',
+		taken: false,
+		expected: 3,
+		edge: -1,
+		input: { type: 'none' } as const,
+	}
 	await core.commit({ key, token, outcome: 'completed', output: null, arrivals: [arrival] })
 	expect(await core.claimed(worker, runId, 'join')).toMatchObject({ transformed: true, input: '"b"' })
 })
@@ -161,7 +232,9 @@ test('an any-join fires once, at the first taken arrival, however many come at o
 	await core.drain()
 	await Promise.all(shuffled(runs.flatMap(({ commits }) => commits)).map((commit) => core.commit(commit)))
 	const jobs = await core.drain()
-	expect(jobs.map(({ runId, nodeId }) => `${runId} ${nodeId}`).sort()).toEqual(runs.map(({ runId }) => `${runId} join`).sort())
+	expect(jobs.map(({ runId, nodeId }) => `${runId} ${nodeId}`).sort()).toEqual(
+		runs.map(({ runId }) => `${runId} join`).sort(),
+	)
 	expect(await core.violations()).toEqual([])
 })
 

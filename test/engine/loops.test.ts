@@ -1,5 +1,12 @@
 /** Loops, batches and nodes that are added while a run goes on. */
-import { createFlow, FlowRuntime, type NodeContext, type NodeFunction, UnsafeEvaluator, type WorkflowBlueprint } from 'flowcraft'
+import {
+	createFlow,
+	FlowRuntime,
+	type NodeContext,
+	type NodeFunction,
+	UnsafeEvaluator,
+	type WorkflowBlueprint,
+} from 'flowcraft'
 import { afterEach, describe, expect, test } from 'vitest'
 import { noLogger } from '../../src/ports/logger.js'
 import { startEngine, type TestEngine } from '../support/engine.js'
@@ -11,8 +18,16 @@ const begin = async (module: object): Promise<void> => {
 	engine = await startEngine({ workflows: { evaluator: new UnsafeEvaluator(), ...module } })
 }
 
-const node = (id: string, uses: string, rest: Partial<WorkflowBlueprint['nodes'][number]> = {}) => ({ id, uses, ...rest })
-const edge = (source: string, target: string, rest: Partial<WorkflowBlueprint['edges'][number]> = {}) => ({ source, target, ...rest })
+const node = (id: string, uses: string, rest: Partial<WorkflowBlueprint['nodes'][number]> = {}) => ({
+	id,
+	uses,
+	...rest,
+})
+const edge = (source: string, target: string, rest: Partial<WorkflowBlueprint['edges'][number]> = {}) => ({
+	source,
+	target,
+	...rest,
+})
 
 /** How often each node ran, in order. */
 function journal(): { readonly entries: string[]; note(entry: string): NodeFunction } {
@@ -42,15 +57,27 @@ describe('a loop', () => {
 				.node('done', async ({ input }: NodeContext) => ({ output: `after ${String(input)}` }))
 				.edge('initialize', 'counting')
 				.edge('counting', 'done')
-				.loop('counting', { startNodeId: 'increment', endNodeId: 'increment', condition: 'counter < 5' })
+				.loop('counting', {
+					startNodeId: 'increment',
+					endNodeId: 'increment',
+					condition: 'counter < 5',
+				})
 		const flow = make()
-		const expected = await flow.run(new FlowRuntime({ evaluator: new UnsafeEvaluator(), logger: noLogger }) as never)
+		const expected = await flow.run(
+			new FlowRuntime({ evaluator: new UnsafeEvaluator(), logger: noLogger }) as never,
+		)
 		await begin({ blueprints: { counts: make() } })
 		const run = await engine.run({ blueprint: 'counts' })
 		expect(run.status).toBe(expected.status)
-		for (const key of ['counter', 'increment', 'done']) expect(run.context[key]).toEqual((expected.context as Record<string, unknown>)[key])
+		for (const key of ['counter', 'increment', 'done'])
+			expect(run.context[key]).toEqual((expected.context as Record<string, unknown>)[key])
 		expect(run.context['counter']).toBe(5)
-		expect(await engine.rows(`select generation from flowcraft_nodes where run_id = $1 and node_id = 'increment'`, run.runId)).toHaveLength(5)
+		expect(
+			await engine.rows(
+				`select generation from flowcraft_nodes where run_id = $1 and node_id = 'increment'`,
+				run.runId,
+			),
+		).toHaveLength(5)
 	})
 
 	test('shows the output of its newest turn', async () => {
@@ -58,8 +85,21 @@ describe('a loop', () => {
 			blueprints: {
 				turns: {
 					id: 'turns',
-					nodes: [node('c', 'loop-controller', { params: { condition: 'turn !== 12' }, config: { joinStrategy: 'any' } }), node('a', 'count'), node('s', 'start'), node('e', 'read')],
-					edges: [edge('s', 'c'), edge('c', 'a', { action: 'continue' }), edge('a', 'c'), edge('c', 'e', { action: 'break' })],
+					nodes: [
+						node('c', 'loop-controller', {
+							params: { condition: 'turn !== 12' },
+							config: { joinStrategy: 'any' },
+						}),
+						node('a', 'count'),
+						node('s', 'start'),
+						node('e', 'read'),
+					],
+					edges: [
+						edge('s', 'c'),
+						edge('c', 'a', { action: 'continue' }),
+						edge('a', 'c'),
+						edge('c', 'e', { action: 'break' }),
+					],
 				},
 			},
 			registry: {
@@ -86,9 +126,15 @@ describe('a loop', () => {
 					id: 'nested',
 					nodes: [
 						node('s', 'start'),
-						node('outer', 'loop-controller', { params: { condition: 'o < 3' }, config: { joinStrategy: 'any' } }),
+						node('outer', 'loop-controller', {
+							params: { condition: 'o < 3' },
+							config: { joinStrategy: 'any' },
+						}),
 						node('reset', 'reset'),
-						node('inner', 'loop-controller', { params: { condition: 'i < 2' }, config: { joinStrategy: 'any' } }),
+						node('inner', 'loop-controller', {
+							params: { condition: 'i < 2' },
+							config: { joinStrategy: 'any' },
+						}),
 						node('body', 'body'),
 						node('tail', 'tail'),
 						node('end', 'end'),
@@ -127,7 +173,15 @@ describe('a loop', () => {
 			},
 		})
 		expect((await engine.run({ blueprint: 'nested' })).status).toBe('completed')
-		expect(entries).toEqual(['body 0.1', 'body 0.2', 'body 1.1', 'body 1.2', 'body 2.1', 'body 2.2', 'end'])
+		expect(entries).toEqual([
+			'body 0.1',
+			'body 0.2',
+			'body 1.1',
+			'body 1.2',
+			'body 2.1',
+			'body 2.2',
+			'end',
+		])
 	})
 
 	test('with a join in its body that somebody outside feeds joins at each turn', async () => {
@@ -139,7 +193,10 @@ describe('a loop', () => {
 					nodes: [
 						node('s', 'start'),
 						node('outside', 'outside'),
-						node('c', 'loop-controller', { params: { condition: 'turn < 3' }, config: { joinStrategy: 'any' } }),
+						node('c', 'loop-controller', {
+							params: { condition: 'turn < 3' },
+							config: { joinStrategy: 'any' },
+						}),
 						node('a', 'count'),
 						node('b', 'b'),
 						node('j', 'j'),
@@ -184,7 +241,11 @@ describe('a loop', () => {
 				bare: {
 					id: 'bare',
 					nodes: [node('a', 'count'), node('b', 'echo'), node('e', 'echo')],
-					edges: [edge('a', 'b'), edge('b', 'a', { condition: 'turn < 4' }), edge('b', 'e', { condition: 'turn >= 4' })],
+					edges: [
+						edge('a', 'b'),
+						edge('b', 'a', { condition: 'turn < 4' }),
+						edge('b', 'e', { condition: 'turn >= 4' }),
+					],
 					metadata: { cycleEntryPoints: ['a'] },
 				},
 			},
@@ -223,17 +284,25 @@ describe('a batch', () => {
 	])('runs its worker on each item and keeps their order, %s', async (_, chunkSize) => {
 		await begin({ blueprints: { doubles: doubles(chunkSize) } })
 		const run = await engine.run({ blueprint: 'doubles', input: { items: [5, 4, 3, 2, 1, 0, 7] } })
-		expect(run).toMatchObject({ status: 'completed', context: { doubled: [10, 8, 6, 4, 2, 0, 14], sum: 44 } })
+		expect(run).toMatchObject({
+			status: 'completed',
+			context: { doubled: [10, 8, 6, 4, 2, 0, 14], sum: 44 },
+		})
 	})
 
 	test('of nothing has no results, and goes on', async () => {
 		await begin({ blueprints: { doubles: doubles() } })
-		expect(await engine.run({ blueprint: 'doubles', input: { items: [] } })).toMatchObject({ status: 'completed', context: { doubled: [], sum: 0 } })
+		expect(await engine.run({ blueprint: 'doubles', input: { items: [] } })).toMatchObject({
+			status: 'completed',
+			context: { doubled: [], sum: 0 },
+		})
 	})
 
 	test('of something that is no array fails', async () => {
 		await begin({ blueprints: { doubles: doubles() } })
-		expect((await engine.run({ blueprint: 'doubles', input: { items: 'text' } })).reason).toMatch(/must be an array/)
+		expect((await engine.run({ blueprint: 'doubles', input: { items: 'text' } })).reason).toMatch(
+			/must be an array/,
+		)
 	})
 
 	test('with an item that fails ends there, and the run fails', async () => {
@@ -262,10 +331,18 @@ describe('a batch', () => {
 					id: 'rounds',
 					nodes: [
 						node('s', 'start'),
-						node('c', 'loop-controller', { params: { condition: 'round < 3' }, config: { joinStrategy: 'any' } }),
+						node('c', 'loop-controller', {
+							params: { condition: 'round < 3' },
+							config: { joinStrategy: 'any' },
+						}),
 						node('make', 'make'),
-						node('scatter', 'batch-scatter', { inputs: 'make', params: { workerUsesKey: 'square', gatherNodeId: 'gather', chunkSize: 2 } }),
-						node('gather', 'batch-gather', { params: { gatherNodeId: 'gather', outputKey: 'squares' } }),
+						node('scatter', 'batch-scatter', {
+							inputs: 'make',
+							params: { workerUsesKey: 'square', gatherNodeId: 'gather', chunkSize: 2 },
+						}),
+						node('gather', 'batch-gather', {
+							params: { gatherNodeId: 'gather', outputKey: 'squares' },
+						}),
 						node('keep', 'keep'),
 						node('end', 'end'),
 					],
@@ -294,7 +371,10 @@ describe('a batch', () => {
 				},
 				square: async ({ input }: NodeContext) => ({ output: Number(input) ** 2 }),
 				keep: async ({ context }: NodeContext) => {
-					await context.set('all', [...((await context.get('all')) as unknown[]), await context.get('squares')])
+					await context.set('all', [
+						...((await context.get('all')) as unknown[]),
+						await context.get('squares'),
+					])
 					await context.set('round', Number(await context.get('round')) + 1)
 					return {}
 				},
@@ -310,37 +390,69 @@ describe('a batch', () => {
 })
 
 describe('a node that adds nodes', () => {
-	const adder = (dynamicNodes: readonly object[], output: unknown = {}): NodeFunction => async () => ({ output, dynamicNodes }) as never
-	const registry = { echo: async ({ input }: NodeContext) => ({ output: input }), one: async () => ({ output: 1 }) }
+	const adder =
+		(dynamicNodes: readonly object[], output: unknown = {}): NodeFunction =>
+		async () =>
+			({ output, dynamicNodes }) as never
+	const registry = {
+		echo: async ({ input }: NodeContext) => ({ output: input }),
+		one: async () => ({ output: 1 }),
+	}
 
 	test('has them run, and the gather that it names wait for them', async () => {
 		await begin({
-			blueprints: { adds: { id: 'adds', nodes: [node('a', 'add'), node('g', 'sum')], edges: [edge('a', 'g')] } },
+			blueprints: {
+				adds: { id: 'adds', nodes: [node('a', 'add'), node('g', 'sum')], edges: [edge('a', 'g')] },
+			},
 			registry: {
 				...registry,
 				add: adder([node('x', 'one'), node('y', 'one', { inputs: 'x' })], { gatherNodeId: 'g' }),
-				sum: async ({ context }: NodeContext) => ({ output: [await context.get('x'), await context.get('y')] }),
+				sum: async ({ context }: NodeContext) => ({
+					output: [await context.get('x'), await context.get('y')],
+				}),
 			},
 		})
-		expect(await engine.run({ blueprint: 'adds' })).toMatchObject({ status: 'completed', context: { g: [1, 1] } })
+		expect(await engine.run({ blueprint: 'adds' })).toMatchObject({
+			status: 'completed',
+			context: { g: [1, 1] },
+		})
 	})
 
 	test('without a gather does not hold up what follows it', async () => {
 		await begin({
-			blueprints: { adds: { id: 'adds', nodes: [node('a', 'add'), node('b', 'one')], edges: [edge('a', 'b')] } },
+			blueprints: {
+				adds: { id: 'adds', nodes: [node('a', 'add'), node('b', 'one')], edges: [edge('a', 'b')] },
+			},
 			registry: { ...registry, add: adder([node('x', 'one')]) },
 		})
-		expect(await engine.run({ blueprint: 'adds' })).toMatchObject({ status: 'completed', context: { x: 1, b: 1 } })
+		expect(await engine.run({ blueprint: 'adds' })).toMatchObject({
+			status: 'completed',
+			context: { x: 1, b: 1 },
+		})
 	})
 
 	test.each([
 		['of an id that the blueprint has', [node('b', 'one')], /the blueprint has a node of that id/],
-		['twice of the same id', [node('x', 'one'), node('x', 'one')], /another one of the same result has that id/],
+		[
+			'twice of the same id',
+			[node('x', 'one'), node('x', 'one')],
+			/another one of the same result has that id/,
+		],
 		['without an implementation key', [{ id: 'x' }], /has no 'uses'/],
-		['with a fallback that points nowhere', [node('x', 'one', { config: { fallback: 'gone' } })], /its fallback 'gone' is no node/],
+		[
+			'with a fallback that points nowhere',
+			[node('x', 'one', { config: { fallback: 'gone' } })],
+			/its fallback 'gone' is no node/,
+		],
 	])('%s fails with a sentence that says so', async (_, nodes, message) => {
 		await begin({
-			blueprints: { adds: { id: 'adds', nodes: [node('a', 'add', { config: { maxRetries: 3, retryDelay: 1 } }), node('b', 'one')], edges: [edge('a', 'b')] } },
+			blueprints: {
+				adds: {
+					id: 'adds',
+					nodes: [node('a', 'add', { config: { maxRetries: 3, retryDelay: 1 } }), node('b', 'one')],
+					edges: [edge('a', 'b')],
+				},
+			},
 			registry: { ...registry, add: adder(nodes) },
 		})
 		const run = await engine.run({ blueprint: 'adds' })
@@ -351,7 +463,9 @@ describe('a node that adds nodes', () => {
 
 	test('of an id that another one has added fails, and only the second', async () => {
 		await begin({
-			blueprints: { adds: { id: 'adds', nodes: [node('a', 'add'), node('b', 'add')], edges: [edge('a', 'b')] } },
+			blueprints: {
+				adds: { id: 'adds', nodes: [node('a', 'add'), node('b', 'add')], edges: [edge('a', 'b')] },
+			},
 			registry: { ...registry, add: adder([node('x', 'one')]) },
 		})
 		const run = await engine.run({ blueprint: 'adds' })
@@ -362,7 +476,11 @@ describe('a node that adds nodes', () => {
 	test('to a gather that has run already fails', async () => {
 		await begin({
 			blueprints: {
-				adds: { id: 'adds', nodes: [node('a', 'one'), node('g', 'one'), node('late', 'add')], edges: [edge('a', 'g'), edge('g', 'late')] },
+				adds: {
+					id: 'adds',
+					nodes: [node('a', 'one'), node('g', 'one'), node('late', 'add')],
+					edges: [edge('a', 'g'), edge('g', 'late')],
+				},
 			},
 			registry: { ...registry, add: adder([node('x', 'one')], { gatherNodeId: 'g' }) },
 		})
@@ -371,16 +489,31 @@ describe('a node that adds nodes', () => {
 
 	test('has their fallbacks arrive for them', async () => {
 		await begin({
-			blueprints: { adds: { id: 'adds', nodes: [node('a', 'add'), node('g', 'one'), node('f', 'one')], edges: [edge('a', 'g')] } },
+			blueprints: {
+				adds: {
+					id: 'adds',
+					nodes: [node('a', 'add'), node('g', 'one'), node('f', 'one')],
+					edges: [edge('a', 'g')],
+				},
+			},
 			registry: {
 				...registry,
-				add: adder([node('x', 'fail', { config: { fallback: 'f' } }), node('y', 'fail', { config: { fallback: 'f' } })], { gatherNodeId: 'g' }),
+				add: adder(
+					[
+						node('x', 'fail', { config: { fallback: 'f' } }),
+						node('y', 'fail', { config: { fallback: 'f' } }),
+					],
+					{ gatherNodeId: 'g' },
+				),
 				fail: async () => {
 					throw new Error('always')
 				},
 			},
 		})
-		expect(await engine.run({ blueprint: 'adds' })).toMatchObject({ status: 'completed', context: { g: 1, f: 1 } })
+		expect(await engine.run({ blueprint: 'adds' })).toMatchObject({
+			status: 'completed',
+			context: { g: 1, f: 1 },
+		})
 	})
 })
 
@@ -388,12 +521,20 @@ test('a batch of 10,000 items completes', async () => {
 	await begin({
 		blueprints: {
 			big: createFlow('big')
-				.batch('work', async ({ input }: NodeContext) => ({ output: input }), { inputKey: 'items', outputKey: 'kept' as never })
-				.node('count', async ({ context }: NodeContext) => ({ output: ((await context.get('kept')) as unknown[]).length }))
+				.batch('work', async ({ input }: NodeContext) => ({ output: input }), {
+					inputKey: 'items',
+					outputKey: 'kept' as never,
+				})
+				.node('count', async ({ context }: NodeContext) => ({
+					output: ((await context.get('kept')) as unknown[]).length,
+				}))
 				.edge('work', 'count'),
 		},
 	})
-	const runId = await engine.start({ blueprint: 'big', input: { items: Array.from({ length: 10_000 }, (_, i) => i) } })
+	const runId = await engine.start({
+		blueprint: 'big',
+		input: { items: Array.from({ length: 10_000 }, (_, i) => i) },
+	})
 	const run = await engine.end(runId, 60_000)
 	expect(run.context['count']).toBe(10_000)
 }, 90_000)

@@ -19,7 +19,8 @@ const token = (): string => crypto.randomUUID()
 const CLAIM_MS = 60_000
 
 /** Lets all claims of relays pass. */
-const expire = () => core.rows(`update flowcraft_outbox set claimed_until = clock_timestamp() - interval '1 second'`)
+const expire = () =>
+	core.rows(`update flowcraft_outbox set claimed_until = clock_timestamp() - interval '1 second'`)
 
 test('of many relays that take at once, none gets a row that another one has, and none is left behind', async () => {
 	await Promise.all(Array.from({ length: 150 }, () => core.start('two')))
@@ -27,7 +28,8 @@ test('of many relays that take at once, none gets a row that another one has, an
 	await Promise.all(
 		Array.from({ length: 8 }, async () => {
 			// A relay that finds nothing for now looks again while rows are left.
-			while (taken.length < 300) taken.push(...(await takeOutbox(core.sql, token(), 17, CLAIM_MS)).map(({ id }) => id))
+			while (taken.length < 300)
+				taken.push(...(await takeOutbox(core.sql, token(), 17, CLAIM_MS)).map(({ id }) => id))
 		}),
 	)
 	expect(taken).toHaveLength(300)
@@ -37,7 +39,10 @@ test('of many relays that take at once, none gets a row that another one has, an
 test('the oldest due rows come first, and no more than asked for', async () => {
 	const runIds: string[] = []
 	for (let n = 0; n < 5; n++) runIds.push(await core.start('one'))
-	await core.rows(`update flowcraft_outbox set due_at = due_at - interval '1 hour' where run_id = $1`, runIds[3] as string)
+	await core.rows(
+		`update flowcraft_outbox set due_at = due_at - interval '1 hour' where run_id = $1`,
+		runIds[3] as string,
+	)
 	const rows = await takeOutbox(core.sql, token(), 2, CLAIM_MS)
 	expect(rows.map(({ key }) => key.runId).sort()).toEqual([runIds[0], runIds[3]].sort())
 })
@@ -60,19 +65,33 @@ test('a row whose relay died is taken again once its claim has passed, and tells
 	await core.claimed(await core.worker(), runId, 'a')
 	await expire()
 	const again = await takeOutbox(core.sql, token(), 10, CLAIM_MS)
-	expect(Object.fromEntries(again.map(({ key, reclaimed, nodeState }) => [key.nodeId, [reclaimed, nodeState]]))).toEqual({
+	expect(
+		Object.fromEntries(
+			again.map(({ key, reclaimed, nodeState }) => [key.nodeId, [reclaimed, nodeState]]),
+		),
+	).toEqual({
 		a: [true, 'running'],
 		b: [true, 'ready'],
 	})
-	expect(again.map(({ messageId }) => messageId).sort()).toEqual(first.map(({ messageId }) => messageId).sort())
+	expect(again.map(({ messageId }) => messageId).sort()).toEqual(
+		first.map(({ messageId }) => messageId).sort(),
+	)
 })
 
 test('what is done is deleted, what failed comes back after its delay with its failures counted', async () => {
 	const runId = await core.start('two')
 	const mine = token()
 	const rows = await takeOutbox(core.sql, mine, 10, CLAIM_MS)
-	const [done, failed] = [rows.find(({ key }) => key.nodeId === 'a'), rows.find(({ key }) => key.nodeId === 'b')]
-	await settleOutbox(core.sql, mine, [done?.id ?? ''], [{ id: failed?.id ?? '', delayMs: 60_000, error: 'refused\u0000' }])
+	const [done, failed] = [
+		rows.find(({ key }) => key.nodeId === 'a'),
+		rows.find(({ key }) => key.nodeId === 'b'),
+	]
+	await settleOutbox(
+		core.sql,
+		mine,
+		[done?.id ?? ''],
+		[{ id: failed?.id ?? '', delayMs: 60_000, error: 'refused\u0000' }],
+	)
 	expect(await core.outbox(runId)).toEqual(['b'])
 	expect(await takeOutbox(core.sql, token(), 10, CLAIM_MS)).toEqual([])
 	const [row] = await core.rows<{ failures: number; last_error: string; wait: number }>(
@@ -82,7 +101,9 @@ test('what is done is deleted, what failed comes back after its delay with its f
 	expect(row?.wait).toBeGreaterThan(55)
 	await core.rows('update flowcraft_outbox set due_at = clock_timestamp()')
 	// It is no reclaimed row: its relay has said what became of it.
-	expect(await takeOutbox(core.sql, token(), 10, CLAIM_MS)).toMatchObject([{ reclaimed: false, failures: 1, messageId: failed?.messageId }])
+	expect(await takeOutbox(core.sql, token(), 10, CLAIM_MS)).toMatchObject([
+		{ reclaimed: false, failures: 1, messageId: failed?.messageId },
+	])
 })
 
 test('a relay that comes too late settles nothing that another one has taken since', async () => {
@@ -91,13 +112,23 @@ test('a relay that comes too late settles nothing that another one has taken sin
 	const rows = await takeOutbox(core.sql, slow, 10, CLAIM_MS)
 	await expire()
 	await takeOutbox(core.sql, quick, 10, CLAIM_MS)
-	await settleOutbox(core.sql, slow, [rows[0]?.id ?? ''], [{ id: rows[1]?.id ?? '', delayMs: 0, error: '' }])
+	await settleOutbox(
+		core.sql,
+		slow,
+		[rows[0]?.id ?? ''],
+		[{ id: rows[1]?.id ?? '', delayMs: 0, error: '' }],
+	)
 	const left = await core.rows('select claim_token, failures from flowcraft_outbox')
 	expect(left).toEqual([
 		{ claim_token: quick, failures: 0 },
 		{ claim_token: quick, failures: 0 },
 	])
-	await settleOutbox(core.sql, quick, rows.map(({ id }) => id), [])
+	await settleOutbox(
+		core.sql,
+		quick,
+		rows.map(({ id }) => id),
+		[],
+	)
 	expect(await core.rows('select 1 from flowcraft_outbox')).toEqual([])
 })
 
@@ -111,7 +142,9 @@ test('settling does not wait for a row that a cancel is about to delete, so that
 		await settleOutbox(core.sql, mine, [first, second], [])
 		await settleOutbox(core.sql, mine, [], [{ id: first, delayMs: 0, error: '' }])
 	})
-	expect(await core.rows('select id::text as id, failures from flowcraft_outbox')).toEqual([{ id: first, failures: 0 }])
+	expect(await core.rows('select id::text as id, failures from flowcraft_outbox')).toEqual([
+		{ id: first, failures: 0 },
+	])
 	await cancelRun(core.sql, runId)
 	expect(await core.outbox(runId)).toEqual([])
 })
@@ -124,7 +157,12 @@ test('relays at work and cancels at once leave no row of a cancelled run, and ne
 			const rows = await takeOutbox(core.sql, mine, 50, CLAIM_MS)
 			// Some confirmed, some not, in any order.
 			const ids = rows.map(({ id }) => id).reverse()
-			await settleOutbox(core.sql, mine, ids.slice(0, 25), ids.slice(25).map((id) => ({ id, delayMs: 0, error: 'nack' })))
+			await settleOutbox(
+				core.sql,
+				mine,
+				ids.slice(0, 25),
+				ids.slice(25).map((id) => ({ id, delayMs: 0, error: 'nack' })),
+			)
 		}
 		await Promise.all([relay(), ...runIds.map((runId) => cancelRun(core.sql, runId)), relay(), relay()])
 		expect(await core.rows('select 1 from flowcraft_outbox')).toEqual([])

@@ -26,7 +26,10 @@ const nodePlan: fc.Arbitrary<NodePlan> = fc.record({
 	),
 	back: fc.uniqueArray(fc.integer({ min: 1, max: 6 }), { maxLength: 3 }),
 	join: fc.constantFrom('all', 'any'),
-	edges: fc.array(fc.constantFrom('plain', 'plain', 'true', 'false', 'action', 'other', 'transform'), { minLength: 3, maxLength: 3 }),
+	edges: fc.array(fc.constantFrom('plain', 'plain', 'true', 'false', 'action', 'other', 'transform'), {
+		minLength: 3,
+		maxLength: 3,
+	}),
 })
 
 export interface RandomCase {
@@ -35,7 +38,9 @@ export interface RandomCase {
 	readonly constructs: ReadonlySet<string>
 }
 
-export const randomCase: fc.Arbitrary<RandomCase> = fc.array(nodePlan, { minLength: 2, maxLength: 10 }).map(build)
+export const randomCase: fc.Arbitrary<RandomCase> = fc
+	.array(nodePlan, { minLength: 2, maxLength: 10 })
+	.map(build)
 
 function build(plans: readonly NodePlan[]): RandomCase {
 	const nodes: NodeDefinition[] = []
@@ -46,7 +51,9 @@ function build(plans: readonly NodePlan[]): RandomCase {
 		const candidates = plan.back.map((distance) => position - distance).filter((source) => source >= 0)
 		// In process an `any` join knows nothing of a fallback that stands in for one of its predecessors.
 		const sources =
-			candidates.length > 1 && plan.join === 'any' ? candidates.filter((source) => plans[source]?.behaviour !== 'rescued') : candidates
+			candidates.length > 1 && plan.join === 'any'
+				? candidates.filter((source) => plans[source]?.behaviour !== 'rescued')
+				: candidates
 		const isAllJoin = sources.length > 1 && plan.join === 'all'
 		if (sources.length > 1) constructs.add(`${plan.join} join`)
 		if (sources.length === 0 && position > 0) constructs.add('several starts')
@@ -54,7 +61,10 @@ function build(plans: readonly NodePlan[]): RandomCase {
 		// first must not look at its input, the second not even notice.
 		const isAnyJoin = sources.length > 1 && plan.join === 'any'
 		const sameEachTime = ['value', 'write', 'route'].includes(plan.behaviour)
-		const behaviour = (plan.behaviour === 'echo' && sources.length > 1) || (isAnyJoin && !sameEachTime) ? 'value' : plan.behaviour
+		const behaviour =
+			(plan.behaviour === 'echo' && sources.length > 1) || (isAnyJoin && !sameEachTime)
+				? 'value'
+				: plan.behaviour
 		behaviours.push(behaviour)
 		constructs.add(behaviour)
 		nodes.push(...nodesOf(`n${position}`, behaviour, sources.length > 1 ? plan.join : undefined))
@@ -80,7 +90,11 @@ function build(plans: readonly NodePlan[]): RandomCase {
 
 function nodesOf(id: string, behaviour: Behaviour, join: 'all' | 'any' | undefined): NodeDefinition[] {
 	const config = join === undefined ? {} : { joinStrategy: join }
-	const node = (uses: string, params: Record<string, unknown> = {}, more: NodeDefinition['config'] = {}): NodeDefinition => ({
+	const node = (
+		uses: string,
+		params: Record<string, unknown> = {},
+		more: NodeDefinition['config'] = {},
+	): NodeDefinition => ({
 		id,
 		uses,
 		params,
@@ -95,7 +109,9 @@ function nodesOf(id: string, behaviour: Behaviour, join: 'all' | 'any' | undefin
 			return [node('context', { writes: { [`key of ${id}`]: { by: id } } })]
 		case 'route':
 			// A router returns its input, so one behind a join names it.
-			return [{ ...node('route', { action: 'go' }), ...(join === undefined ? {} : { inputs: 'nothing' }) }]
+			return [
+				{ ...node('route', { action: 'go' }), ...(join === undefined ? {} : { inputs: 'nothing' }) },
+			]
 		case 'fail':
 			return [node('fail', { message: `${id} failed` })]
 		case 'fatal':
@@ -106,7 +122,10 @@ function nodesOf(id: string, behaviour: Behaviour, join: 'all' | 'any' | undefin
 			return [node('flaky', { name: id, succeedsAt: 3 }, { maxRetries: 2, retryDelay: 1 })]
 		case 'rescued':
 			// The fallback succeeds: in process a join takes a failed node for completed before its fallback has run.
-			return [node('fail', {}, { fallback: `${id}_fallback` }), { id: `${id}_fallback`, uses: 'value', params: { value: `${id} rescued` } }]
+			return [
+				node('fail', {}, { fallback: `${id}_fallback` }),
+				{ id: `${id}_fallback`, uses: 'value', params: { value: `${id} rescued` } },
+			]
 	}
 }
 

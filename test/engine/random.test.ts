@@ -38,7 +38,9 @@ function counted(): NodeFunction {
 
 function comparable(context: Record<string, unknown>): Record<string, unknown> {
 	const plain = JSON.parse(JSON.stringify(context)) as Record<string, unknown>
-	return Object.fromEntries(Object.entries(plain).filter(([key]) => !key.startsWith('_inputs.') && key !== '_executionId'))
+	return Object.fromEntries(
+		Object.entries(plain).filter(([key]) => !key.startsWith('_inputs.') && key !== '_executionId'),
+	)
 }
 
 interface Outcome {
@@ -72,8 +74,13 @@ async function compareAll(engine: TestEngine, name: string): Promise<Map<string,
 			for (let position = next++; position < cases.length; position = next++) {
 				const { blueprint: definition, constructs } = cases[position] as RandomCase
 				const blueprint = { id: `${name}-${position}`, ...definition }
-				const [expected, actual] = await Promise.all([inProcess(blueprint), distributed(engine, blueprint)])
-				expect(actual, `seed ${SEED}, case ${position}: ${JSON.stringify(definition)}`).toEqual(expected)
+				const [expected, actual] = await Promise.all([
+					inProcess(blueprint),
+					distributed(engine, blueprint),
+				])
+				expect(actual, `seed ${SEED}, case ${position}: ${JSON.stringify(definition)}`).toEqual(
+					expected,
+				)
 				for (const construct of constructs) {
 					const row = table.get(construct) ?? new Map<string, number>()
 					row.set(actual.status, (row.get(actual.status) ?? 0) + 1)
@@ -90,10 +97,15 @@ function adversarial(broker: Broker): Broker {
 	return {
 		...broker,
 		async publish(messages) {
-			const shuffled = messages.map((message, position) => ({ message, position, key: Math.random() })).sort((a, b) => a.key - b.key)
+			const shuffled = messages
+				.map((message, position) => ({ message, position, key: Math.random() }))
+				.sort((a, b) => a.key - b.key)
 			const outcomes = await broker.publish(shuffled.map(({ message }) => message))
 			setTimeout(() => void broker.publish(shuffled.map(({ message }) => message)), Math.random() * 20)
-			return shuffled.map((each, place) => ({ ...each, outcome: outcomes[place] })).sort((a, b) => a.position - b.position).map(({ outcome }) => outcome ?? { status: 'failed', reason: 'no answer' })
+			return shuffled
+				.map((each, place) => ({ ...each, outcome: outcomes[place] }))
+				.sort((a, b) => a.position - b.position)
+				.map(({ outcome }) => outcome ?? { status: 'failed', reason: 'no answer' })
 		},
 		depth: (queue) => broker.depth(queue),
 		consume: (options) => broker.consume(options),
@@ -106,7 +118,10 @@ describe(`${RUNS} random blueprints, seed ${SEED}`, () => {
 	let engine: TestEngine
 	let hostile: TestEngine
 	beforeAll(async () => {
-		const module = { registry: { ...registry, flaky: flaky((_, given) => Number(given['attempt'])) }, logger: noLogger }
+		const module = {
+			registry: { ...registry, flaky: flaky((_, given) => Number(given['attempt'])) },
+			logger: noLogger,
+		}
 		engine = await startEngine({ workflows: module })
 		hostile = await startEngine({
 			workflows: module,
@@ -121,13 +136,18 @@ describe(`${RUNS} random blueprints, seed ${SEED}`, () => {
 
 	test('end as in process', async () => {
 		const table = await compareAll(engine, 'plain')
-		const rows = [...table].map(([construct, outcomes]) => ({ construct, completed: outcomes.get('completed') ?? 0, failed: outcomes.get('failed') ?? 0 }))
+		const rows = [...table].map(([construct, outcomes]) => ({
+			construct,
+			completed: outcomes.get('completed') ?? 0,
+			failed: outcomes.get('failed') ?? 0,
+		}))
 		console.table(rows.sort((a, b) => a.construct.localeCompare(b.construct)))
 		// Nodes that fail for good never complete a run; every other construct has been seen with both ends.
 		const alwaysFailing = new Set(['fail', 'fatal', 'exhausted'])
 		for (const { construct, completed, failed } of rows) {
 			expect(failed, `${construct} in runs that fail`).toBeGreaterThan(0)
-			if (!alwaysFailing.has(construct)) expect(completed, `${construct} in runs that complete`).toBeGreaterThan(0)
+			if (!alwaysFailing.has(construct))
+				expect(completed, `${construct} in runs that complete`).toBeGreaterThan(0)
 		}
 	}, 240_000)
 

@@ -26,14 +26,26 @@ beforeEach(async () => {
 const GRACE_MS = 30_000
 
 const die = (workerId: string) =>
-	core.rows(`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`, workerId)
+	core.rows(
+		`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`,
+		workerId,
+	)
 
 /** Lets time pass for everything in the database. */
 async function pass(ms: number): Promise<void> {
 	const by = `$1::bigint * interval '1 millisecond'`
-	await core.rows(`update flowcraft_nodes set emitted_at = emitted_at - ${by}, due_at = due_at - ${by}, claimed_at = claimed_at - ${by}`, ms)
-	await core.rows(`update flowcraft_outbox set due_at = due_at - ${by}, claimed_until = claimed_until - ${by}`, ms)
-	await core.rows(`update flowcraft_statuses set updated_at = updated_at - ${by}, finished_at = finished_at - ${by}`, ms)
+	await core.rows(
+		`update flowcraft_nodes set emitted_at = emitted_at - ${by}, due_at = due_at - ${by}, claimed_at = claimed_at - ${by}`,
+		ms,
+	)
+	await core.rows(
+		`update flowcraft_outbox set due_at = due_at - ${by}, claimed_until = claimed_until - ${by}`,
+		ms,
+	)
+	await core.rows(
+		`update flowcraft_statuses set updated_at = updated_at - ${by}, finished_at = finished_at - ${by}`,
+		ms,
+	)
 }
 
 /** Puts a node to wait. */
@@ -59,9 +71,12 @@ describe('dead workers', () => {
 		expect(await sweepWorkers(core.sql, 100)).toEqual({ buried: 1, recovered: 1 })
 		expect(await core.outbox(runId)).toEqual(['a'])
 		expect(await core.claimed(worker, runId, 'a')).toMatchObject({ attempt: 1, crashes: 1 })
-		expect(await core.rows(`select outcome, attempt, worker_id, claimed_at is not null as claimed from flowcraft_attempts where run_id = $1`, runId)).toEqual([
-			{ outcome: 'crashed', attempt: 1, worker_id: mortal, claimed: true },
-		])
+		expect(
+			await core.rows(
+				`select outcome, attempt, worker_id, claimed_at is not null as claimed from flowcraft_attempts where run_id = $1`,
+				runId,
+			),
+		).toEqual([{ outcome: 'crashed', attempt: 1, worker_id: mortal, claimed: true }])
 		expect(await core.commit(core.completed(before))).toEqual(['lost'])
 		expect(await core.violations()).toEqual([])
 	})
@@ -77,7 +92,8 @@ describe('dead workers', () => {
 		expect(reports.reduce((sum, { buried }) => sum + buried, 0)).toBe(1)
 		const jobs = await core.drain()
 		expect(jobs.map(({ runId }) => runId).sort()).toEqual([...runIds].sort())
-		for (const runId of runIds) expect(await core.claimed(other, runId, 'a')).toMatchObject({ crashes: 1 })
+		for (const runId of runIds)
+			expect(await core.claimed(other, runId, 'a')).toMatchObject({ crashes: 1 })
 	})
 
 	test('while others die, are swept and inherit each other\u2019s nodes, a living worker is never robbed of one', async () => {
@@ -100,14 +116,22 @@ describe('dead workers', () => {
 					if (outcome.status !== 'claimed') return
 					// Still its own, whoever sweeps: a commit finds the claim as it was.
 					const { key, token } = outcome.node
-					const [result] = await core.commit({ key, token, outcome: 'retry', error: '{}', delayMs: 0 })
+					const [result] = await core.commit({
+						key,
+						token,
+						outcome: 'retry',
+						error: '{}',
+						delayMs: 0,
+					})
 					if (result !== 'committed') robbed += 1
 				}),
 				...Array.from({ length: 4 }, () => sweepWorkers(core.sql, 10)),
 			])
 		}
 		expect(robbed).toBe(0)
-		expect(await core.commit(...held.map((node) => core.completed(node)))).toEqual(held.map(() => 'committed'))
+		expect(await core.commit(...held.map((node) => core.completed(node)))).toEqual(
+			held.map(() => 'committed'),
+		)
 		expect(await core.violations()).toEqual([])
 	})
 
@@ -147,7 +171,11 @@ describe('dead workers', () => {
 			await core.claimed(mortal, runId, 'b')
 			await core.drain()
 			await die(mortal)
-			await Promise.all([sweepWorkers(core.sql, 100), cancelRun(core.sql, runId), sweepWorkers(core.sql, 100)])
+			await Promise.all([
+				sweepWorkers(core.sql, 100),
+				cancelRun(core.sql, runId),
+				sweepWorkers(core.sql, 100),
+			])
 			expect(await core.outbox(runId)).toEqual([])
 		}
 		expect(await core.violations()).toEqual([])
@@ -185,7 +213,11 @@ describe('lost messages', () => {
 	})
 
 	test('a row in the outbox is no lost message, however old', async () => {
-		const [runId, timer, nested] = [await core.start('one'), await core.start('one'), await core.start('nested')]
+		const [runId, timer, nested] = [
+			await core.start('one'),
+			await core.start('one'),
+			await core.start('nested'),
+		]
 		await wait(timer, 'a', 1)
 		await core.commit(core.completed(await core.claimed(worker, await startChild(nested), 'a')))
 		await pass(100 * GRACE_MS)
@@ -193,29 +225,42 @@ describe('lost messages', () => {
 		expect(await core.outbox(runId)).toEqual(['a'])
 	})
 
-	test.each(['ready', 'timer', 'child'])('however many sweep at once, a message is emitted once: %s', async (kind) => {
-		const runIds = await Promise.all(Array.from({ length: 40 }, () => core.start(kind === 'child' ? 'nested' : 'one')))
-		if (kind === 'timer') await Promise.all(runIds.map((runId) => wait(runId, 'a', 1)))
-		if (kind === 'child') {
-			for (const runId of runIds) await core.commit(core.completed(await core.claimed(worker, await startChild(runId), 'a')))
-		}
-		await core.drain()
-		// Overdue by so much that the next grace has passed too.
-		await pass(1000 * GRACE_MS)
-		const counts = await Promise.all(Array.from({ length: 8 }, () => sweepLost(core.sql, GRACE_MS, false, 100)))
-		expect(counts.reduce((sum, count) => sum + count, 0)).toBe(40)
-		expect(await core.drain()).toHaveLength(40)
-	})
+	test.each(['ready', 'timer', 'child'])(
+		'however many sweep at once, a message is emitted once: %s',
+		async (kind) => {
+			const runIds = await Promise.all(
+				Array.from({ length: 40 }, () => core.start(kind === 'child' ? 'nested' : 'one')),
+			)
+			if (kind === 'timer') await Promise.all(runIds.map((runId) => wait(runId, 'a', 1)))
+			if (kind === 'child') {
+				for (const runId of runIds)
+					await core.commit(
+						core.completed(await core.claimed(worker, await startChild(runId), 'a')),
+					)
+			}
+			await core.drain()
+			// Overdue by so much that the next grace has passed too.
+			await pass(1000 * GRACE_MS)
+			const counts = await Promise.all(
+				Array.from({ length: 8 }, () => sweepLost(core.sql, GRACE_MS, false, 100)),
+			)
+			expect(counts.reduce((sum, count) => sum + count, 0)).toBe(40)
+			expect(await core.drain()).toHaveLength(40)
+		},
+	)
 
-	test.each(['timer', 'child'])('nothing that is overdue for long is emitted with every sweep: %s', async (kind) => {
-		const runId = await core.start(kind === 'child' ? 'nested' : 'one')
-		if (kind === 'timer') await wait(runId, 'a', 1)
-		else await core.commit(core.completed(await core.claimed(worker, await startChild(runId), 'a')))
-		await core.drain()
-		await pass(1000 * GRACE_MS)
-		expect(await emitted()).toHaveLength(1)
-		for (let sweep = 0; sweep < 10; sweep++) expect(await emitted()).toEqual([])
-	})
+	test.each(['timer', 'child'])(
+		'nothing that is overdue for long is emitted with every sweep: %s',
+		async (kind) => {
+			const runId = await core.start(kind === 'child' ? 'nested' : 'one')
+			if (kind === 'timer') await wait(runId, 'a', 1)
+			else await core.commit(core.completed(await core.claimed(worker, await startChild(runId), 'a')))
+			await core.drain()
+			await pass(1000 * GRACE_MS)
+			expect(await emitted()).toHaveLength(1)
+			for (let sweep = 0; sweep < 10; sweep++) expect(await emitted()).toEqual([])
+		},
+	)
 
 	test('a timer whose message was lost is emitted again, a grace after it was due', async () => {
 		const runId = await core.start('one')
@@ -248,11 +293,18 @@ describe('lost messages', () => {
 		expect(await emitted()).toEqual([])
 		await pass(6_000)
 		expect(await emitted()).toEqual([keyOf(runId, 'sub')])
-		expect(await core.claimed(worker, runId, 'sub')).toMatchObject({ wake: 'child', child: { status: 'completed' } })
+		expect(await core.claimed(worker, runId, 'sub')).toMatchObject({
+			wake: 'child',
+			child: { status: 'completed' },
+		})
 	})
 
 	test('running nodes, paused runs and ended runs are emitted never', async () => {
-		const [running, paused, cancelled] = [await core.start('one'), await core.start('one'), await core.start('one')]
+		const [running, paused, cancelled] = [
+			await core.start('one'),
+			await core.start('one'),
+			await core.start('one'),
+		]
 		await core.claimed(worker, running, 'a')
 		await core.rows(`update flowcraft_statuses set status = 'paused' where run_id = $1`, paused)
 		await cancelRun(core.sql, cancelled)
@@ -268,7 +320,10 @@ describe('lost messages', () => {
 		await pass(10 * GRACE_MS)
 		// Nothing newer runs: each of them may stand in the queue.
 		expect(await emitted(true)).toEqual([])
-		await core.rows(`update flowcraft_nodes set emitted_at = emitted_at - interval '1 hour' where run_id = $1`, lost)
+		await core.rows(
+			`update flowcraft_nodes set emitted_at = emitted_at - interval '1 hour' where run_id = $1`,
+			lost,
+		)
 		// What runs now was emitted long after one of them, but not after the others.
 		const newer = await core.start('one')
 		await core.drain()
@@ -292,7 +347,10 @@ describe('lost messages', () => {
 		const other = await core.start('one')
 		await wait(other, 'a', 1)
 		await core.drain()
-		await core.rows(`update flowcraft_nodes set emitted_at = '-infinity', due_at = clock_timestamp() where run_id = $1`, other)
+		await core.rows(
+			`update flowcraft_nodes set emitted_at = '-infinity', due_at = clock_timestamp() where run_id = $1`,
+			other,
+		)
 		await core.claimed(worker, other, 'a')
 		expect(await emitted(true)).toHaveLength(2)
 	})
@@ -320,7 +378,12 @@ describe('the check of live runs', () => {
 		const repaired: string[] = []
 		let after: string | null = ''
 		do {
-			const page: { repaired: string[]; next: string | null } = await sweepRuns(core.sql, after, 3, quietMs)
+			const page: { repaired: string[]; next: string | null } = await sweepRuns(
+				core.sql,
+				after,
+				3,
+				quietMs,
+			)
 			repaired.push(...page.repaired)
 			after = page.next
 		} while (after !== null)
@@ -332,12 +395,15 @@ describe('the check of live runs', () => {
 		await wait(runIds[0] as string, 'a')
 		await wait(runIds[1] as string, 'a')
 		await wait(runIds[1] as string, 'b')
-		await core.rows(`update flowcraft_statuses set status = 'paused' where run_id = $1`, runIds[2] as string)
+		await core.rows(
+			`update flowcraft_statuses set status = 'paused' where run_id = $1`,
+			runIds[2] as string,
+		)
 		await cancelRun(core.sql, runIds[3] as string)
 		expect(await check()).toEqual([])
 
 		const visited: string[] = []
-		for (let after: string | null = ''; after !== null; ) {
+		for (let after: string | null = ''; after !== null;) {
 			const { next }: { next: string | null } = await sweepRuns(core.sql, after, 1, 0)
 			if (next !== null) visited.push(next)
 			after = next
@@ -346,7 +412,12 @@ describe('the check of live runs', () => {
 	})
 
 	test('sets counters right that do not agree with the nodes, and names the runs', async () => {
-		const [live, waiting, failed, fine] = [await core.start('two'), await core.start('two'), await core.start('two'), await core.start('two')]
+		const [live, waiting, failed, fine] = [
+			await core.start('two'),
+			await core.start('two'),
+			await core.start('two'),
+			await core.start('two'),
+		]
 		await wait(waiting, 'a')
 		await core.commit(core.failed(await core.claimed(worker, failed, 'a')))
 		await core.rows(`update flowcraft_statuses set live_count = 7 where run_id = $1`, live)
@@ -382,14 +453,29 @@ describe('the check of live runs', () => {
 describe('what was kept for its time', () => {
 	test('goes when the time is over, and not before', async () => {
 		await core.rows('delete from flowcraft_workers')
-		const [alive, gone, lately, holding] = [await core.worker(), await core.worker(), await core.worker(), await core.worker()]
+		const [alive, gone, lately, holding] = [
+			await core.worker(),
+			await core.worker(),
+			await core.worker(),
+			await core.worker(),
+		]
 		await core.claimed(holding, await core.start('one'), 'a')
-		for (const [id, ago] of [[gone, 2], [lately, 0], [holding, 2]] as const) {
-			await core.rows(`update flowcraft_workers set dead_at = clock_timestamp() - $2::int * interval '1 hour' where worker_id = $1::text::uuid`, id, ago)
+		for (const [id, ago] of [
+			[gone, 2],
+			[lately, 0],
+			[holding, 2],
+		] as const) {
+			await core.rows(
+				`update flowcraft_workers set dead_at = clock_timestamp() - $2::int * interval '1 hour' where worker_id = $1::text::uuid`,
+				id,
+				ago,
+			)
 		}
 		await core.start('one', { idempotencyKey: 'kept' })
 		await core.start('one', { idempotencyKey: 'expired' })
-		await core.rows(`update flowcraft_idempotency_keys set expires_at = clock_timestamp() where key = 'expired'`)
+		await core.rows(
+			`update flowcraft_idempotency_keys set expires_at = clock_timestamp() where key = 'expired'`,
+		)
 		await core.rows(
 			`insert into flowcraft_kept_events (name, payload, expires_at) values ('kept', '{}', clock_timestamp() + interval '1 minute'), ('expired', '{}', clock_timestamp())`,
 		)

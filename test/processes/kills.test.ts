@@ -3,7 +3,14 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { createDatabase, type Database } from '../../src/db/client.js'
 import { query } from '../../src/db/query.js'
 import { type RunningProcess, spawnProcess } from '../support/process.js'
-import { freshDatabase, freshFolder, freshQueueName, rabbitMq, redis, type FreshDatabase } from '../support/services/index.js'
+import {
+	freshDatabase,
+	freshFolder,
+	freshQueueName,
+	rabbitMq,
+	redis,
+	type FreshDatabase,
+} from '../support/services/index.js'
 
 /** Each sample post this many times: enough that the middle of the demo is easily met. */
 const REPEAT = 8
@@ -20,7 +27,11 @@ afterEach(async () => {
 })
 
 const startDemo = (url: string): Promise<RunningProcess> =>
-	spawn({ entry: 'worker/demo.ts', args: ['--repeat', String(REPEAT), '--timeout', '60'], env: { FLOWCRAFT_URL: url } })
+	spawn({
+		entry: 'worker/demo.ts',
+		args: ['--repeat', String(REPEAT), '--timeout', '60'],
+		env: { FLOWCRAFT_URL: url },
+	})
 
 /** Some runs have ended, others have not. */
 const middleOf = (demo: RunningProcess): Promise<string> => demo.waitForLine(/finished ([3-9]\d|1\d\d) of/)
@@ -56,10 +67,15 @@ describe('on Postgres, RabbitMQ and Redis', () => {
 	})
 
 	const startFunctions = async (): Promise<string> => {
-		const functions = await spawn({ entry: 'functions/node.ts', env: { ...environment, PORT: '0' }, readyLine: /"url"/ })
+		const functions = await spawn({
+			entry: 'functions/node.ts',
+			env: { ...environment, PORT: '0' },
+			readyLine: /"url"/,
+		})
 		return /"url":"([^"]+)"/.exec(functions.lines.join('\n'))?.[1] ?? ''
 	}
-	const startRelay = (): Promise<RunningProcess> => spawn({ entry: 'worker/relay.main.ts', env: environment, readyLine: /The relay runs/ })
+	const startRelay = (): Promise<RunningProcess> =>
+		spawn({ entry: 'worker/relay.main.ts', env: environment, readyLine: /The relay runs/ })
 	const startWorker = (): Promise<RunningProcess> =>
 		spawn({ entry: 'worker/worker.main.ts', env: environment, readyLine: /The worker listens/ })
 
@@ -101,12 +117,20 @@ describe('on Postgres, RabbitMQ and Redis', () => {
 	test('the functions killed and started again on their port lose nothing that they accepted', async () => {
 		await startRelay()
 		await startWorker()
-		const first = await spawn({ entry: 'functions/node.ts', env: { ...environment, PORT: '0' }, readyLine: /"url"/ })
+		const first = await spawn({
+			entry: 'functions/node.ts',
+			env: { ...environment, PORT: '0' },
+			readyLine: /"url"/,
+		})
 		const url = /"url":"([^"]+)"/.exec(first.lines.join('\n'))?.[1] ?? ''
 		const demo = await startDemo(url)
 		await demo.waitForLine(/started [2-9]\d/)
 		await first.kill('SIGKILL')
-		await spawn({ entry: 'functions/node.ts', env: { ...environment, PORT: new URL(url).port }, readyLine: /"url"/ })
+		await spawn({
+			entry: 'functions/node.ts',
+			env: { ...environment, PORT: new URL(url).port },
+			readyLine: /"url"/,
+		})
 		await expectAllVerdicts(demo)
 		await expectNothingLeft()
 	})
@@ -120,8 +144,11 @@ describe('on Postgres, RabbitMQ and Redis', () => {
 		await startWorker()
 		expect(await worker.stop()).toMatchObject({ code: 0 })
 		await expectAllVerdicts(demo)
-		const crashes = await query<{ crashes: number }>(database.sql, `select crashes from flowcraft_nodes where worker_id in
-			(select worker_id from flowcraft_workers where stopped_at is not null) and crashes > 0`)
+		const crashes = await query<{ crashes: number }>(
+			database.sql,
+			`select crashes from flowcraft_nodes where worker_id in
+			(select worker_id from flowcraft_workers where stopped_at is not null) and crashes > 0`,
+		)
 		expect(crashes).toEqual([])
 	})
 
@@ -136,8 +163,19 @@ describe('on Postgres, RabbitMQ and Redis', () => {
 
 test('embedded: the one process killed in the middle of the demo and started again ends every run', async () => {
 	const dataDir = freshFolder('kills')
-	const environment = { DATA_DIR: dataDir, PORT: '0', LEASE_MS: String(LEASE_MS), SWEEP_MS: '200', STALLED_MS: '2000' }
-	const first = await spawn({ entry: 'worker/all-in-one.ts', env: environment, readyLine: /flowcraft-outbox runs at/, deadlineMs: 60_000 })
+	const environment = {
+		DATA_DIR: dataDir,
+		PORT: '0',
+		LEASE_MS: String(LEASE_MS),
+		SWEEP_MS: '200',
+		STALLED_MS: '2000',
+	}
+	const first = await spawn({
+		entry: 'worker/all-in-one.ts',
+		env: environment,
+		readyLine: /flowcraft-outbox runs at/,
+		deadlineMs: 60_000,
+	})
 	const url = /runs at (http:\S+),/.exec(first.lines.join('\n'))?.[1] ?? ''
 	const demo = await startDemo(url)
 	await middleOf(demo)

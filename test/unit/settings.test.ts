@@ -1,6 +1,11 @@
 import { describe, expect, test } from 'vitest'
 import { EnvironmentError, readTogether } from '../../src/environment.js'
-import { loadWorkflows, readAllInOneSettings, readRelaySettings, readWorkerSettings } from '../../worker/settings.js'
+import {
+	loadWorkflows,
+	readAllInOneSettings,
+	readRelaySettings,
+	readWorkerSettings,
+} from '../../worker/settings.js'
 
 const faultsOf = (read: () => unknown): readonly string[] => {
 	try {
@@ -12,12 +17,18 @@ const faultsOf = (read: () => unknown): readonly string[] => {
 	return []
 }
 
-const urls = { DATABASE_URL: 'postgres://u:p@db/flowcraft', RABBITMQ_URL: 'amqp://mq', REDIS_URL: 'redis://cache' }
+const urls = {
+	DATABASE_URL: 'postgres://u:p@db/flowcraft',
+	RABBITMQ_URL: 'amqp://mq',
+	REDIS_URL: 'redis://cache',
+}
 
 describe('npm start', () => {
 	test('is embedded without any URL, also if they are set to nothing', () => {
 		expect(readAllInOneSettings({}).services).toEqual({ type: 'embedded' })
-		expect(readAllInOneSettings({ DATABASE_URL: '', REDIS_URL: '' }).services).toEqual({ type: 'embedded' })
+		expect(readAllInOneSettings({ DATABASE_URL: '', REDIS_URL: '' }).services).toEqual({
+			type: 'embedded',
+		})
 	})
 
 	test('takes all three', () => {
@@ -37,7 +48,16 @@ describe('npm start', () => {
 })
 
 test('every fault is reported at once, under its variable', () => {
-	expect(faultsOf(() => readWorkerSettings({ DATABASE_URL: 'mysql://x', CONCURRENCY: '0', LEASE_MS: 'soon', LOG_LEVEL: 'loud' }))).toEqual([
+	expect(
+		faultsOf(() =>
+			readWorkerSettings({
+				DATABASE_URL: 'mysql://x',
+				CONCURRENCY: '0',
+				LEASE_MS: 'soon',
+				LOG_LEVEL: 'loud',
+			}),
+		),
+	).toEqual([
 		'RABBITMQ_URL is not set, for example amqp://user:password@127.0.0.1:5672',
 		'DATABASE_URL must begin with postgres:// or postgresql:// and name a host',
 		'LOG_LEVEL must be one of trace, debug, info, warn, error, fatal, silent',
@@ -55,12 +75,19 @@ test('every fault is reported at once, under its variable', () => {
 })
 
 test('defaults are those of the documentation', () => {
-	expect(readWorkerSettings(urls)).toMatchObject({ QUEUE_NAME: 'flowcraft-jobs', CONCURRENCY: 32, LEASE_MS: 15_000, METRICS_PORT: 0 })
+	expect(readWorkerSettings(urls)).toMatchObject({
+		QUEUE_NAME: 'flowcraft-jobs',
+		CONCURRENCY: 32,
+		LEASE_MS: 15_000,
+		METRICS_PORT: 0,
+	})
 	expect(readRelaySettings(urls)).toMatchObject({ STALLED_MS: 30_000 })
 })
 
 test('a workflows module that cannot be loaded is refused by name', async () => {
-	await expect(loadWorkflows('./nowhere.ts')).rejects.toThrow(/WORKFLOWS cannot be loaded from file:.*nowhere\.ts/)
+	await expect(loadWorkflows('./nowhere.ts')).rejects.toThrow(
+		/WORKFLOWS cannot be loaded from file:.*nowhere\.ts/,
+	)
 	await expect(loadWorkflows('./src/loop.ts')).rejects.toThrow(/exports no 'blueprints'/)
 	expect(Object.keys((await loadWorkflows(undefined)).blueprints ?? {})).toContain('content-moderation')
 })

@@ -18,9 +18,12 @@ const journal = z
 journal.entries.forEach((entry, position) => {
 	const previous = journal.entries[position - 1]
 	if (previous !== undefined && entry.when <= previous.when) {
-		problems.push(`Migration ${entry.tag} is older than ${previous.tag}, which stands before it: it would be skipped. Generate it again.`)
+		problems.push(
+			`Migration ${entry.tag} is older than ${previous.tag}, which stands before it: it would be skipped. Generate it again.`,
+		)
 	}
-	if (entry.idx !== position) problems.push(`Migration ${entry.tag} has number ${entry.idx} at place ${position}.`)
+	if (entry.idx !== position)
+		problems.push(`Migration ${entry.tag} has number ${entry.idx} at place ${position}.`)
 })
 
 for (const { file } of changedSources()) {
@@ -37,7 +40,14 @@ try {
 	const before = readdirSync(copy).length
 	const generate = spawnSync(
 		'npx',
-		['drizzle-kit', 'generate', '--dialect=postgresql', '--schema=src/db/schema.ts', '--casing=snake_case', `--out=${relative(process.cwd(), copy)}`],
+		[
+			'drizzle-kit',
+			'generate',
+			'--dialect=postgresql',
+			'--schema=src/db/schema.ts',
+			'--casing=snake_case',
+			`--out=${relative(process.cwd(), copy)}`,
+		],
 		{ encoding: 'utf8' },
 	)
 	if (generate.status !== 0) problems.push(`drizzle-kit generate: ${generate.stdout}${generate.stderr}`)

@@ -3,7 +3,9 @@ import { migrate } from './migrate.js'
 
 const databaseUrl = process.env['DATABASE_URL']
 if (databaseUrl === undefined || databaseUrl === '') {
-	console.error('DATABASE_URL is not set. Example: DATABASE_URL=postgres://user:password@localhost:5432/flowcraft npm run db:migrate')
+	console.error(
+		'DATABASE_URL is not set. Example: DATABASE_URL=postgres://user:password@localhost:5432/flowcraft npm run db:migrate',
+	)
 	process.exit(2)
 }
 try {

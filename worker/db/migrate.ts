@@ -15,7 +15,11 @@ const MIGRATION_LOCK = 356_927_238n
  */
 export async function migrate(databaseUrl: string): Promise<void> {
 	// One connection: the lock belongs to the session that applies the migrations.
-	const client = postgres(databaseUrl, { max: 1, onnotice: () => {}, connection: { application_name: 'flowcraft-migrate' } })
+	const client = postgres(databaseUrl, {
+		max: 1,
+		onnotice: () => {},
+		connection: { application_name: 'flowcraft-migrate' },
+	})
 	try {
 		await client.unsafe(`select pg_advisory_lock(${MIGRATION_LOCK})`)
 		await applyMigrations(drizzle(client, { casing: 'snake_case' }), {

@@ -30,7 +30,9 @@ function readSources(): SqlSource[] {
 /** The text of each source file as the migrations install it. */
 function installedSources(): Map<string, string> {
 	const installed = new Map<string, string>()
-	for (const migration of readdirSync(MIGRATIONS_DIR).filter((file) => file.endsWith('.sql')).sort()) {
+	for (const migration of readdirSync(MIGRATIONS_DIR)
+		.filter((file) => file.endsWith('.sql'))
+		.sort()) {
 		for (const block of readFileSync(join(MIGRATIONS_DIR, migration), 'utf8').split(BREAKPOINT)) {
 			const [first, ...rest] = block.trim().split('\n')
 			if (first?.startsWith(MARKER)) installed.set(first.slice(MARKER.length), rest.join('\n').trim())

@@ -4,7 +4,13 @@
  * Flowcraft's own executor retries in process, runs fallbacks inline and calls a class node's `fallback` on its first
  * failure. Here an attempt is one attempt: `fallback` runs on the last one only, middleware and `prep` on each.
  */
-import { isNodeClass, type Middleware, type NodeContext, type NodeDefinition, type NodeResult } from 'flowcraft'
+import {
+	isNodeClass,
+	type Middleware,
+	type NodeContext,
+	type NodeDefinition,
+	type NodeResult,
+} from 'flowcraft'
 import type { Implementation } from './workflows.js'
 import { NodeTimeoutError } from './aborts.js'
 
@@ -26,12 +32,17 @@ export async function runAttempt(input: AttemptInput): Promise<NodeResult> {
 	const timeoutMs = input.node.config?.timeout
 	const timeout = new AbortController()
 	const timer =
-		timeoutMs !== undefined && timeoutMs > 0 ? setTimeout(() => timeout.abort(new NodeTimeoutError(timeoutMs)), timeoutMs) : undefined
+		timeoutMs !== undefined && timeoutMs > 0
+			? setTimeout(() => timeout.abort(new NodeTimeoutError(timeoutMs)), timeoutMs)
+			: undefined
 	const signal = AbortSignal.any([input.signal, timeout.signal])
 	try {
 		signal.throwIfAborted()
 		// A node that does not listen to its signal loses the race all the same: its slot is free, its result is dropped.
-		return await Promise.race([withMiddleware(input, { ...input.context, signal }), rejectOnAbort(signal)])
+		return await Promise.race([
+			withMiddleware(input, { ...input.context, signal }),
+			rejectOnAbort(signal),
+		])
 	} catch (error) {
 		// Nodes may wrap or replace the reason that they were aborted with; what counts is that they were.
 		if (signal.aborted) throw signal.reason
@@ -42,13 +53,16 @@ export async function runAttempt(input: AttemptInput): Promise<NodeResult> {
 }
 
 function rejectOnAbort(signal: AbortSignal): Promise<never> {
-	return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }))
+	return new Promise((_, reject) =>
+		signal.addEventListener('abort', () => reject(signal.reason), { once: true }),
+	)
 }
 
 async function withMiddleware(input: AttemptInput, context: NodeContext): Promise<NodeResult> {
 	const { node, middleware } = input
 	const around = middleware.reduceRight<() => Promise<NodeResult>>(
-		(next, { aroundNode }) => (aroundNode === undefined ? next : () => aroundNode(context.context, node.id, next)),
+		(next, { aroundNode }) =>
+			aroundNode === undefined ? next : () => aroundNode(context.context, node.id, next),
 		async () => {
 			let result: NodeResult | undefined
 			let failure: Error | undefined
@@ -60,7 +74,8 @@ async function withMiddleware(input: AttemptInput, context: NodeContext): Promis
 				failure = toError(error)
 				throw error
 			} finally {
-				for (const { afterNode } of middleware) await afterNode?.(context.context, node.id, result, failure)
+				for (const { afterNode } of middleware)
+					await afterNode?.(context.context, node.id, result, failure)
 			}
 		},
 	)
@@ -69,7 +84,8 @@ async function withMiddleware(input: AttemptInput, context: NodeContext): Promis
 
 async function runImplementation(input: AttemptInput, context: NodeContext): Promise<NodeResult> {
 	const { implementation, node, isLastAttempt } = input
-	if (!isNodeClass(implementation)) return (await (implementation as (context: NodeContext) => Promise<NodeResult>)(context)) ?? {}
+	if (!isNodeClass(implementation))
+		return (await (implementation as (context: NodeContext) => Promise<NodeResult>)(context)) ?? {}
 
 	const instance = new implementation(node.params ?? {}, node.id)
 	let failure: Error | undefined
@@ -94,7 +110,11 @@ async function runImplementation(input: AttemptInput, context: NodeContext): Pro
 	}
 }
 
-async function recover(instance: { recover(error: Error, context: NodeContext): Promise<void> }, failure: Error, context: NodeContext): Promise<void> {
+async function recover(
+	instance: { recover(error: Error, context: NodeContext): Promise<void> },
+	failure: Error,
+	context: NodeContext,
+): Promise<void> {
 	try {
 		await instance.recover(failure, context)
 	} catch {

@@ -27,15 +27,34 @@ export type Gathered =
 	| { readonly type: 'done'; readonly results: readonly unknown[] }
 
 /** @throws FlowcraftError, fatal, for parameters that make no sense; Error for an input that is no array */
-export async function scatter(node: NodeDefinition, claimed: ClaimedNode, input: unknown, context: BufferedContext): Promise<Scattered> {
+export async function scatter(
+	node: NodeDefinition,
+	claimed: ClaimedNode,
+	input: unknown,
+	context: BufferedContext,
+): Promise<Scattered> {
 	const items: unknown = input ?? []
 	if (!Array.isArray(items)) throw new Error(`Input for batch-scatter node '${node.id}' must be an array.`)
-	const { workerUsesKey, gatherNodeId, chunkSize = items.length } = (node.params ?? {}) as Record<string, unknown>
+	const {
+		workerUsesKey,
+		gatherNodeId,
+		chunkSize = items.length,
+	} = (node.params ?? {}) as Record<string, unknown>
 	if (typeof workerUsesKey !== 'string' || typeof gatherNodeId !== 'string') {
-		throw fatal(node, `Batch-scatter node '${node.id}' requires the parameters 'workerUsesKey' and 'gatherNodeId'.`)
+		throw fatal(
+			node,
+			`Batch-scatter node '${node.id}' requires the parameters 'workerUsesKey' and 'gatherNodeId'.`,
+		)
 	}
-	if (typeof chunkSize !== 'number' || !Number.isInteger(chunkSize) || chunkSize < Math.min(items.length, 1)) {
-		throw fatal(node, `Batch-scatter node '${node.id}' has the invalid chunkSize ${JSON.stringify(chunkSize)}: expected a whole number of at least 1.`)
+	if (
+		typeof chunkSize !== 'number' ||
+		!Number.isInteger(chunkSize) ||
+		chunkSize < Math.min(items.length, 1)
+	) {
+		throw fatal(
+			node,
+			`Batch-scatter node '${node.id}' has the invalid chunkSize ${JSON.stringify(chunkSize)}: expected a whole number of at least 1.`,
+		)
 	}
 	const batchId = await contentHash(JSON.stringify([claimed.key, claimed.attempt]))
 	const batch: Batch = { scatterId: node.id, batchId, workerUsesKey, chunkSize, total: items.length }
@@ -48,9 +67,11 @@ export async function scatter(node: NodeDefinition, claimed: ClaimedNode, input:
 /** The next chunk, or the outputs of all items in the order of the input; an item without an output is left out. */
 export async function gather(node: NodeDefinition, context: BufferedContext): Promise<Gathered> {
 	const batch = (await context.get(`_batch.${node.id}`)) as Batch | undefined
-	if (batch === undefined) throw fatal(node, `Batch-gather node '${node.id}' has no batch to gather: no scatter names it.`)
+	if (batch === undefined)
+		throw fatal(node, `Batch-gather node '${node.id}' has no batch to gather: no scatter names it.`)
 	const cursor = Number((await context.get(`${batch.scatterId}_currentIndex`)) ?? 0)
-	if (cursor < batch.total) return { type: 'more', dynamicNodes: await nextChunk(batch, node.id, cursor, context) }
+	if (cursor < batch.total)
+		return { type: 'more', dynamicNodes: await nextChunk(batch, node.id, cursor, context) }
 	const workerIds = Array.from({ length: batch.total }, (_, position) => workerId(batch, position))
 	const outputs = await context.pick(workerIds.map((id) => `_outputs.${id}`))
 	const results = workerIds.map((id) => outputs[`_outputs.${id}`]).filter((output) => output !== undefined)
@@ -61,20 +82,31 @@ export async function gather(node: NodeDefinition, context: BufferedContext): Pr
 }
 
 /** Its cost is that of its items: what grows with the batch is written once, at its end. */
-async function nextChunk(batch: Batch, gatherId: string, from: number, context: BufferedContext): Promise<NodeDefinition[]> {
+async function nextChunk(
+	batch: Batch,
+	gatherId: string,
+	from: number,
+	context: BufferedContext,
+): Promise<NodeDefinition[]> {
 	const to = Math.min(from + batch.chunkSize, batch.total)
 	const nodes: NodeDefinition[] = []
 	for (let position = from; position < to; position++) {
-		nodes.push({ id: workerId(batch, position), uses: batch.workerUsesKey, inputs: itemKey(batch, position) })
+		nodes.push({
+			id: workerId(batch, position),
+			uses: batch.workerUsesKey,
+			inputs: itemKey(batch, position),
+		})
 	}
 	await context.set(`${batch.scatterId}_currentIndex`, to)
 	await context.set(`${gatherId}_hasMore`, to < batch.total)
 	return nodes
 }
 
-const workerId = ({ workerUsesKey, batchId }: Batch, position: number): string => `${workerUsesKey}_${batchId}_${position}`
+const workerId = ({ workerUsesKey, batchId }: Batch, position: number): string =>
+	`${workerUsesKey}_${batchId}_${position}`
 
-const itemKey = ({ scatterId, batchId }: Batch, position: number): string => `_batch.${scatterId}_${batchId}_item_${position}`
+const itemKey = ({ scatterId, batchId }: Batch, position: number): string =>
+	`_batch.${scatterId}_${batchId}_item_${position}`
 
 function fatal(node: NodeDefinition, message: string): FlowcraftError {
 	return new FlowcraftError(message, { nodeId: node.id, isFatal: true })

@@ -26,7 +26,9 @@ export class NodeState extends WorkflowState<Record<string, unknown>> {
 	/** @throws if the node names another one: only the node itself can wait here */
 	override async markAsAwaiting(nodeId: string, details?: unknown): Promise<void> {
 		if (nodeId !== '' && nodeId !== this.ownId) {
-			throw new Error(`Node '${this.ownId}' cannot make node '${nodeId}' wait: markAsAwaiting takes the node's own id.`)
+			throw new Error(
+				`Node '${this.ownId}' cannot make node '${nodeId}' wait: markAsAwaiting takes the node's own id.`,
+			)
 		}
 		this.request = { details: typeof details === 'object' && details !== null ? { ...details } : {} }
 	}
@@ -77,7 +79,9 @@ export function createDependencies(
 		signal,
 		concurrency: undefined,
 		createForSubflow() {
-			throw new Error('A distributed node cannot run a subflow inline: use a node with uses: "subflow".')
+			throw new Error(
+				'A distributed node cannot run a subflow inline: use a node with uses: "subflow".',
+			)
 		},
 	}
 	return {

@@ -4,12 +4,20 @@ import type { ClaimedNode } from '../../src/claim/claim.js'
 import type { BufferedContext } from '../../src/context/node-context.js'
 import type { ValueCodec } from '../../src/context/values.js'
 
-export async function resolveInput(node: NodeDefinition, claimed: ClaimedNode, context: BufferedContext, codec: ValueCodec): Promise<unknown> {
+export async function resolveInput(
+	node: NodeDefinition,
+	claimed: ClaimedNode,
+	context: BufferedContext,
+	codec: ValueCodec,
+): Promise<unknown> {
 	const { inputs } = node
 	if (inputs && !claimed.transformed) {
 		if (typeof inputs === 'string') return (await lookUp([inputs], context))[0]
 		const names = Object.keys(inputs)
-		const values = await lookUp(names.map((name) => inputs[name] as string), context)
+		const values = await lookUp(
+			names.map((name) => inputs[name] as string),
+			context,
+		)
 		return Object.fromEntries(names.map((name, position) => [name, values[position]]))
 	}
 	if (claimed.hasInput) return codec.decode(claimed.input)
@@ -23,7 +31,10 @@ export async function lookUp(references: readonly string[], context: BufferedCon
 	return candidates.map((options) => {
 		const option = options.find(({ key }) => Object.hasOwn(found, key))
 		return option?.path.reduce<unknown>(
-			(value, part) => (typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[part] : undefined),
+			(value, part) =>
+				typeof value === 'object' && value !== null
+					? (value as Record<string, unknown>)[part]
+					: undefined,
 			found[option.key],
 		)
 	})

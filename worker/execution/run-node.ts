@@ -15,7 +15,15 @@ import { type Executor, query } from '../../src/db/query.js'
 import { readDynamic } from '../../src/plan/dynamic.js'
 import { keysNeededBy } from '../../src/plan/expressions.js'
 import { recoveredBy } from '../../src/plan/node-key.js'
-import { edgesOf, type Plan, planCompletion, type PlannedInput, type PlannedNode, planFailure, planMore } from '../../src/plan/plan.js'
+import {
+	edgesOf,
+	type Plan,
+	planCompletion,
+	type PlannedInput,
+	type PlannedNode,
+	planFailure,
+	planMore,
+} from '../../src/plan/plan.js'
 import { withJitter } from '../../src/loop.js'
 import { ClaimLostError, RunCancelledError, WorkerDrainingError } from './aborts.js'
 import { isFatal, runAttempt, toError } from './attempt.js'
@@ -60,7 +68,12 @@ export type NodeEnd =
 
 /** What an attempt came to, before it is planned. */
 type Execution =
-	| { readonly type: 'completed'; readonly result: NodeResult; readonly writes: Writes; readonly webhook?: NodeCommit['webhook'] }
+	| {
+			readonly type: 'completed'
+			readonly result: NodeResult
+			readonly writes: Writes
+			readonly webhook?: NodeCommit['webhook']
+	  }
 	| {
 			readonly type: 'waiting'
 			readonly wait: Record<string, unknown>
@@ -68,19 +81,32 @@ type Execution =
 			readonly delayMs: number | undefined
 			readonly writes: Writes
 	  }
-	| { readonly type: 'child'; readonly blueprintId: string; readonly input: readonly (readonly [string, string])[] }
+	| {
+			readonly type: 'child'
+			readonly blueprintId: string
+			readonly input: readonly (readonly [string, string])[]
+	  }
 	| { readonly type: 'more'; readonly dynamicNodes: readonly NodeDefinition[]; readonly writes: Writes }
 
 type Writes = readonly (readonly [key: string, text: string | null])[]
 
-export async function runNode(engine: ExecutionEngine, claimed: ClaimedNode, signal: AbortSignal): Promise<NodeEnd> {
+export async function runNode(
+	engine: ExecutionEngine,
+	claimed: ClaimedNode,
+	signal: AbortSignal,
+): Promise<NodeEnd> {
 	const graph = await engine.blueprints.graph(claimed.blueprintId, claimed.blueprintHash)
 	const node = readDynamic(claimed.dynamic)?.definition ?? graph?.nodes.get(claimed.key.nodeId)
 	const missing = missingFor(engine, claimed, node)
 	if (graph === undefined || node === undefined || missing !== undefined) {
 		const what = missing ?? `node '${claimed.key.nodeId}' of blueprint '${claimed.blueprintId}'`
-		if ((claimed.unrunnableMs ?? 0) < engine.unrunnableLimitMs) return { type: 'unrunnable', missing: what }
-		return deadLetter(claimed, graph, `No worker could run this node for ${claimed.unrunnableMs} ms: ${what} is missing`)
+		if ((claimed.unrunnableMs ?? 0) < engine.unrunnableLimitMs)
+			return { type: 'unrunnable', missing: what }
+		return deadLetter(
+			claimed,
+			graph,
+			`No worker could run this node for ${claimed.unrunnableMs} ms: ${what} is missing`,
+		)
 	}
 	if (claimed.crashes > MAX_CRASHES) {
 		return deadLetter(claimed, graph, `Workers died ${claimed.crashes} times while they ran this node`)
@@ -91,11 +117,19 @@ export async function runNode(engine: ExecutionEngine, claimed: ClaimedNode, sig
 		const execution = await execute(engine, graph, node, claimed, signal)
 		if (signal.aborted) return { type: 'abandoned', because: toError(signal.reason) }
 		const commit = await planned(engine, graph, claimed, execution)
-		if (execution.type === 'completed') emit(engine, { type: 'node:finish', payload: { ...eventPayload(claimed), result: execution.result } })
+		if (execution.type === 'completed')
+			emit(engine, {
+				type: 'node:finish',
+				payload: { ...eventPayload(claimed), result: execution.result },
+			})
 		return { type: 'commit', commit }
 	} catch (thrown) {
 		const error = toError(thrown)
-		if (error instanceof RunCancelledError || error instanceof ClaimLostError || error instanceof WorkerDrainingError) {
+		if (
+			error instanceof RunCancelledError ||
+			error instanceof ClaimLostError ||
+			error instanceof WorkerDrainingError
+		) {
 			return { type: 'abandoned', because: error }
 		}
 		return { type: 'commit', commit: failed(engine, graph, node, claimed, error) }
@@ -103,16 +137,25 @@ export async function runNode(engine: ExecutionEngine, claimed: ClaimedNode, sig
 }
 
 /** A failure that was found after the attempt: when its commit was refused. */
-export async function failNode(engine: ExecutionEngine, claimed: ClaimedNode, error: Error): Promise<NodeCommit> {
+export async function failNode(
+	engine: ExecutionEngine,
+	claimed: ClaimedNode,
+	error: Error,
+): Promise<NodeCommit> {
 	const graph = await engine.blueprints.graph(claimed.blueprintId, claimed.blueprintHash)
 	return failureCommit(graph, claimed, error)
 }
 
-function missingFor(engine: ExecutionEngine, claimed: ClaimedNode, node: NodeDefinition | undefined): string | undefined {
+function missingFor(
+	engine: ExecutionEngine,
+	claimed: ClaimedNode,
+	node: NodeDefinition | undefined,
+): string | undefined {
 	if (node === undefined) return undefined
 	if (!canRun(engine.workflows, node.uses)) return `an implementation of '${node.uses}'`
 	const version = `${claimed.blueprintId}@${claimed.blueprintHash}`
-	if (engine.workflows.derivedUses.has(node.uses) && !engine.offers.has(version)) return `a worker that brings blueprint ${version}`
+	if (engine.workflows.derivedUses.has(node.uses) && !engine.offers.has(version))
+		return `a worker that brings blueprint ${version}`
 	return undefined
 }
 
@@ -148,7 +191,14 @@ async function execute(
 		case 'wait': {
 			const input = await resolveInput(node, claimed, context, engine.workflows.codec)
 			const { timeoutMs, event } = await readWait(node, graph, input, context)
-			return waiting(engine, { reason: 'external_event', ...(timeoutMs === undefined ? {} : { timeoutMs }) }, event, undefined, timeoutMs, [])
+			return waiting(
+				engine,
+				{ reason: 'external_event', ...(timeoutMs === undefined ? {} : { timeoutMs }) },
+				event,
+				undefined,
+				timeoutMs,
+				[],
+			)
 		}
 		case 'webhook': {
 			const expiresInMs = webhookExpiry(node)
@@ -158,20 +208,32 @@ async function execute(
 		case 'subflow':
 			return startChild(engine, node, claimed, context)
 		case 'loop-controller':
-			return { type: 'completed', result: await turnLoop(node, context, engine.workflows.runtime.evaluator), writes: [] }
+			return {
+				type: 'completed',
+				result: await turnLoop(node, context, engine.workflows.runtime.evaluator),
+				writes: [],
+			}
 		case 'batch-scatter': {
 			const input = await resolveInput(node, claimed, context, engine.workflows.codec)
 			const result = await scatter(node, claimed, input, context)
 			emit(engine, {
 				type: 'batch:start',
-				payload: { batchId: node.id, scatterNodeId: node.id, workerNodeIds: result.dynamicNodes.map(({ id }) => id) },
+				payload: {
+					batchId: node.id,
+					scatterNodeId: node.id,
+					workerNodeIds: result.dynamicNodes.map(({ id }) => id),
+				},
 			})
 			return { type: 'completed', result, writes: context.written() }
 		}
 		case 'batch-gather': {
 			const gathered = await gather(node, context)
-			if (gathered.type === 'more') return { type: 'more', dynamicNodes: gathered.dynamicNodes, writes: context.written() }
-			emit(engine, { type: 'batch:finish', payload: { batchId: node.id, gatherNodeId: node.id, results: [...gathered.results] } })
+			if (gathered.type === 'more')
+				return { type: 'more', dynamicNodes: gathered.dynamicNodes, writes: context.written() }
+			emit(engine, {
+				type: 'batch:finish',
+				payload: { batchId: node.id, gatherNodeId: node.id, results: [...gathered.results] },
+			})
 			return { type: 'completed', result: { output: gathered.results }, writes: context.written() }
 		}
 		default:
@@ -239,8 +301,17 @@ function waiting(
 	delayMs: number | undefined,
 	writes: Writes,
 ): Execution {
-	const named = event === undefined ? {} : { eventName: event.name, ...(event.key === undefined ? {} : { correlationKey: event.key }) }
-	return { type: 'waiting', wait: { ...details, ...named, output: workflows.codec.encode('output', output) }, event, delayMs, writes }
+	const named =
+		event === undefined
+			? {}
+			: { eventName: event.name, ...(event.key === undefined ? {} : { correlationKey: event.key }) }
+	return {
+		type: 'waiting',
+		wait: { ...details, ...named, output: workflows.codec.encode('output', output) },
+		event,
+		delayMs,
+		writes,
+	}
 }
 
 function wakeUp(engine: ExecutionEngine, node: NodeDefinition, claimed: ClaimedNode): Execution {
@@ -262,17 +333,36 @@ function resumed(engine: ExecutionEngine, claimed: ClaimedNode): Execution {
 
 // ── Subflows ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async function startChild(engine: ExecutionEngine, node: NodeDefinition, claimed: ClaimedNode, context: BufferedContext): Promise<Execution> {
+async function startChild(
+	engine: ExecutionEngine,
+	node: NodeDefinition,
+	claimed: ClaimedNode,
+	context: BufferedContext,
+): Promise<Execution> {
 	const { blueprintId, inputs } = subflowParams(node)
 	if (claimed.depth >= MAX_DEPTH) {
-		throw fatal(`Subflow '${blueprintId}' would be ${claimed.depth + 1} runs deep, the limit is ${MAX_DEPTH}: does it call itself without end?`)
+		throw fatal(
+			`Subflow '${blueprintId}' would be ${claimed.depth + 1} runs deep, the limit is ${MAX_DEPTH}: does it call itself without end?`,
+		)
 	}
 	if (inputs !== undefined) {
-		const stored = await engine.reader.readKeys(claimed.key.runId, Object.values(inputs).flatMap((key) => [key, `_outputs.${key}`]))
-		const input = Object.entries(inputs).map(([childKey, key]) => [childKey, stored.get(key) ?? stored.get(`_outputs.${key}`)] as const)
-		return { type: 'child', blueprintId, input: input.filter((entry): entry is [string, string] => typeof entry[1] === 'string') }
+		const stored = await engine.reader.readKeys(
+			claimed.key.runId,
+			Object.values(inputs).flatMap((key) => [key, `_outputs.${key}`]),
+		)
+		const input = Object.entries(inputs).map(
+			([childKey, key]) => [childKey, stored.get(key) ?? stored.get(`_outputs.${key}`)] as const,
+		)
+		return {
+			type: 'child',
+			blueprintId,
+			input: input.filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
+		}
 	}
-	const input = engine.workflows.codec.encode('input', await resolveInput(node, claimed, context, engine.workflows.codec))
+	const input = engine.workflows.codec.encode(
+		'input',
+		await resolveInput(node, claimed, context, engine.workflows.codec),
+	)
 	if (input === null) return { type: 'child', blueprintId, input: [] }
 	const [row] = await query<{ start_nodes: string | null }>(
 		engine.db,
@@ -286,27 +376,43 @@ async function startChild(engine: ExecutionEngine, node: NodeDefinition, claimed
 	return { type: 'child', blueprintId, input: startNodes.map((id) => [`_inputs.${id}`, input] as const) }
 }
 
-async function collectChild(engine: ExecutionEngine, node: NodeDefinition, claimed: ClaimedNode, context: BufferedContext): Promise<Execution> {
+async function collectChild(
+	engine: ExecutionEngine,
+	node: NodeDefinition,
+	claimed: ClaimedNode,
+	context: BufferedContext,
+): Promise<Execution> {
 	const { blueprintId, outputs } = subflowParams(node)
 	const { child } = claimed
 	if (child === null) throw new Error(`The run of subflow '${blueprintId}' does not exist any more`)
 	if (child.status !== 'completed') {
-		throw new Error(`Sub-workflow '${blueprintId}' did not complete successfully. Status: ${child.status}. Error: ${child.reason ?? 'unknown'}`)
+		throw new Error(
+			`Sub-workflow '${blueprintId}' did not complete successfully. Status: ${child.status}. Error: ${child.reason ?? 'unknown'}`,
+		)
 	}
 	const { codec } = engine.workflows
 	if (outputs !== undefined) {
 		const all = await engine.reader.readAll(child.runId)
 		for (const [parentKey, childKey] of Object.entries(outputs)) {
-			await context.set(parentKey, codec.decode(all.get(`_outputs.${childKey}`) ?? all.get(childKey) ?? null))
+			await context.set(
+				parentKey,
+				codec.decode(all.get(`_outputs.${childKey}`) ?? all.get(childKey) ?? null),
+			)
 		}
 		const output = Object.fromEntries([...all].map(([key, text]) => [key, codec.decode(text)]))
 		return { type: 'completed', result: { output }, writes: context.written() }
 	}
 	const terminal = await terminalNodesOf(engine, child.runId)
-	const found = await engine.reader.readKeys(child.runId, terminal.map((id) => `_outputs.${id}`))
+	const found = await engine.reader.readKeys(
+		child.runId,
+		terminal.map((id) => `_outputs.${id}`),
+	)
 	const outputOf = (id: string): unknown => codec.decode(found.get(`_outputs.${id}`) ?? null)
 	const [only] = terminal
-	const output = terminal.length === 1 && only !== undefined ? outputOf(only) : Object.fromEntries(terminal.map((id) => [id, outputOf(id)]))
+	const output =
+		terminal.length === 1 && only !== undefined
+			? outputOf(only)
+			: Object.fromEntries(terminal.map((id) => [id, outputOf(id)]))
 	return { type: 'completed', result: { output }, writes: [] }
 }
 
@@ -316,19 +422,27 @@ async function terminalNodesOf(engine: ExecutionEngine, runId: string): Promise<
 		'select blueprint_id, blueprint_hash from flowcraft_statuses where run_id = $1::text',
 		[runId],
 	)
-	const graph = row === undefined ? undefined : await engine.blueprints.graph(row.blueprint_id, row.blueprint_hash)
+	const graph =
+		row === undefined ? undefined : await engine.blueprints.graph(row.blueprint_id, row.blueprint_hash)
 	return graph?.terminalNodes ?? []
 }
 
 /** Deterministic, so that a repeated commit means the same child; new with each attempt. */
 async function childRunId({ key, attempt }: ClaimedNode): Promise<string> {
-	const hash = await contentHash(JSON.stringify([key.runId, key.nodeId, key.generation, key.recovers, attempt]))
+	const hash = await contentHash(
+		JSON.stringify([key.runId, key.nodeId, key.generation, key.recovers, attempt]),
+	)
 	return `${hash.slice(0, 8)}-${hash.slice(8, 12)}-8${hash.slice(13, 16)}-a${hash.slice(17, 20)}-${hash.slice(20)}`
 }
 
 // ── Planning ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async function planned(engine: ExecutionEngine, graph: BlueprintGraph, claimed: ClaimedNode, execution: Execution): Promise<NodeCommit> {
+async function planned(
+	engine: ExecutionEngine,
+	graph: BlueprintGraph,
+	claimed: ClaimedNode,
+	execution: Execution,
+): Promise<NodeCommit> {
 	const { key, token } = claimed
 	switch (execution.type) {
 		case 'waiting':
@@ -358,7 +472,10 @@ async function planned(engine: ExecutionEngine, graph: BlueprintGraph, claimed: 
 			const { result, writes } = execution
 			const { codec, runtime } = engine.workflows
 			const output = codec.encode(`_outputs.${key.nodeId}`, result.output)
-			const scope = { evaluator: runtime.evaluator, context: await scopeOf(engine, graph, claimed, result, writes) }
+			const scope = {
+				evaluator: runtime.evaluator,
+				context: await scopeOf(engine, graph, claimed, result, writes),
+			}
 			const plan = planWithoutRetry(() => planCompletion(graph, plannedNode(claimed), result, scope))
 			return {
 				key,
@@ -375,7 +492,12 @@ async function planned(engine: ExecutionEngine, graph: BlueprintGraph, claimed: 
 }
 
 function plannedNode({ key, dynamic }: ClaimedNode): PlannedNode {
-	return { nodeId: key.nodeId, generation: key.generation, recovers: key.recovers, dynamic: readDynamic(dynamic) }
+	return {
+		nodeId: key.nodeId,
+		generation: key.generation,
+		recovers: key.recovers,
+		dynamic: readDynamic(dynamic),
+	}
 }
 
 /** The context keys that the expressions on this node's edges name, as they will be once the node is committed. */
@@ -386,10 +508,17 @@ async function scopeOf(
 	result: NodeResult,
 	writes: Writes,
 ): Promise<Record<string, unknown>> {
-	const needed = keysNeededBy(graph, edgesOf(graph, plannedNode(claimed)), engine.workflows.runtime.evaluator)
+	const needed = keysNeededBy(
+		graph,
+		edgesOf(graph, plannedNode(claimed)),
+		engine.workflows.runtime.evaluator,
+	)
 	if (needed !== 'all' && needed.length === 0) return {}
 	const { codec } = engine.workflows
-	const stored = needed === 'all' ? await engine.reader.readAll(claimed.key.runId) : await engine.reader.readKeys(claimed.key.runId, needed)
+	const stored =
+		needed === 'all'
+			? await engine.reader.readAll(claimed.key.runId)
+			: await engine.reader.readKeys(claimed.key.runId, needed)
 	const isNeeded = (key: string): boolean => needed === 'all' || needed.includes(key)
 	const scope = new Map<string, unknown>([...stored].map(([key, text]) => [key, codec.decode(text)]))
 	for (const [key, text] of writes) {
@@ -423,13 +552,21 @@ class ExpressionError extends Error {
 	}
 }
 
-function storedPlan(engine: ExecutionEngine, plan: Plan): Pick<NodeCommit, 'next' | 'raises' | 'arrivals' | 'recovered'> {
+function storedPlan(
+	engine: ExecutionEngine,
+	plan: Plan,
+): Pick<NodeCommit, 'next' | 'raises' | 'arrivals' | 'recovered'> {
 	const store = (input: PlannedInput, nodeId: string): StoredInput =>
-		input.type === 'value' ? { type: 'value', text: engine.workflows.codec.encode(`_inputs.${nodeId}`, input.value) } : input
+		input.type === 'value'
+			? { type: 'value', text: engine.workflows.codec.encode(`_inputs.${nodeId}`, input.value) }
+			: input
 	return {
 		next: plan.next.map((next) => ({ ...next, input: store(next.input, next.nodeId) })),
 		raises: plan.raises,
-		arrivals: plan.arrivals.map((arrival) => ({ ...arrival, input: store(arrival.input, arrival.nodeId) })),
+		arrivals: plan.arrivals.map((arrival) => ({
+			...arrival,
+			input: store(arrival.input, arrival.nodeId),
+		})),
 		recovered: plan.recovered,
 	}
 }
@@ -439,11 +576,23 @@ function storedPlan(engine: ExecutionEngine, plan: Plan): Pick<NodeCommit, 'next
 /** `maxRetries` is the total number of attempts; 0 means 1. */
 const maxAttempts = (node: NodeDefinition): number => Math.max(node.config?.maxRetries ?? 1, 1)
 
-function failed(engine: ExecutionEngine, graph: BlueprintGraph, node: NodeDefinition, claimed: ClaimedNode, error: Error): NodeCommit {
+function failed(
+	engine: ExecutionEngine,
+	graph: BlueprintGraph,
+	node: NodeDefinition,
+	claimed: ClaimedNode,
+	error: Error,
+): NodeCommit {
 	const final = isFatal(error) || error instanceof UnstorableValueError || error instanceof ExpressionError
 	if (!final && claimed.attempt < maxAttempts(node)) {
 		emit(engine, { type: 'node:retry', payload: { ...eventPayload(claimed), attempt: claimed.attempt } })
-		return { key: claimed.key, token: claimed.token, outcome: 'retry', error: describe(error), delayMs: retryDelay(node, claimed.attempt) }
+		return {
+			key: claimed.key,
+			token: claimed.token,
+			outcome: 'retry',
+			error: describe(error),
+			delayMs: retryDelay(node, claimed.attempt),
+		}
 	}
 	emit(engine, { type: 'node:error', payload: { ...eventPayload(claimed), error: error as never } })
 	return failureCommit(graph, claimed, error)
@@ -456,12 +605,18 @@ function retryDelay(node: NodeDefinition, attempt: number): number {
 }
 
 function deadLetter(claimed: ClaimedNode, graph: BlueprintGraph | undefined, message: string): NodeEnd {
-	return { type: 'commit', commit: { ...failureCommit(graph, claimed, new Error(message)), deadLetter: message } }
+	return {
+		type: 'commit',
+		commit: { ...failureCommit(graph, claimed, new Error(message)), deadLetter: message },
+	}
 }
 
 function failureCommit(graph: BlueprintGraph | undefined, claimed: ClaimedNode, error: Error): NodeCommit {
 	const { key, token } = claimed
-	const plan = graph === undefined ? undefined : planFailure(graph, plannedNode(claimed), { isFatal: isFatal(error) })
+	const plan =
+		graph === undefined
+			? undefined
+			: planFailure(graph, plannedNode(claimed), { isFatal: isFatal(error) })
 	return {
 		key,
 		token,
@@ -488,7 +643,9 @@ function describeObject(error: Error, depth: number): Record<string, unknown> {
 		message: storable(error.message),
 		...(error.stack === undefined ? {} : { stack: storable(error.stack) }),
 		...(isFatal(error) ? { isFatal: true } : {}),
-		...(error.cause instanceof Error && depth < 3 ? { cause: describeObject(error.cause, depth + 1) } : {}),
+		...(error.cause instanceof Error && depth < 3
+			? { cause: describeObject(error.cause, depth + 1) }
+			: {}),
 	}
 }
 
@@ -509,7 +666,10 @@ function decodeText(engine: ExecutionEngine, text: unknown): unknown {
 
 type Event = Parameters<ExecutionEngine['workflows']['runtime']['eventBus']['emit']>[0]
 
-const eventPayload = ({ key, blueprintId }: ClaimedNode): { nodeId: string; executionId: string; blueprintId: string } => ({
+const eventPayload = ({
+	key,
+	blueprintId,
+}: ClaimedNode): { nodeId: string; executionId: string; blueprintId: string } => ({
 	nodeId: key.nodeId,
 	executionId: key.runId,
 	blueprintId,

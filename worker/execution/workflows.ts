@@ -4,10 +4,8 @@
 import {
 	BatchGatherNode,
 	BatchScatterNode,
-
 	type FlowBuilder,
 	FlowRuntime,
-
 	type ISerializer,
 	type NodeClass,
 	type NodeFunction,
@@ -64,11 +62,15 @@ const PROCESS_DEPENDENT_USES = /^(fn|class)_(batch_worker_)?[0-9a-f]+$/
 
 /** Options with their defaults, and every blueprint with keys that mean the same in every process. */
 export function createWorkflows(module: WorkflowsModule, logger: Logger): Workflows {
-	const registry = new Map<string, Implementation>(Object.entries(module.registry ?? {}) as [string, Implementation][])
+	const registry = new Map<string, Implementation>(
+		Object.entries(module.registry ?? {}) as [string, Implementation][],
+	)
 	const derivedUses = new Set<string>()
 	const blueprints = Object.entries(module.blueprints ?? {}).map(([name, source]) => {
 		const blueprint = structuredClone(isFlow(source) ? source.toBlueprint() : source)
-		if (isFlow(source)) for (const [key, implementation] of source.getFunctionRegistry()) registry.set(key, implementation as Implementation)
+		if (isFlow(source))
+			for (const [key, implementation] of source.getFunctionRegistry())
+				registry.set(key, implementation as Implementation)
 		blueprint.id ??= name
 		for (const node of blueprint.nodes ?? []) {
 			const implementation = registry.get(node.uses)
@@ -86,7 +88,8 @@ export function createWorkflows(module: WorkflowsModule, logger: Logger): Workfl
 	})
 	for (const [key, implementation] of registry) {
 		if (BUILT_IN_CLASSES.has(implementation)) registry.delete(key)
-		if (typeof implementation !== 'function') throw new TypeError(`The registry's '${key}' is neither a function nor a class.`)
+		if (typeof implementation !== 'function')
+			throw new TypeError(`The registry's '${key}' is neither a function nor a class.`)
 	}
 	const serializer: ISerializer | undefined = module.serializer
 	const runtime = new FlowRuntime<Record<string, unknown>, Record<string, unknown>>({
@@ -108,4 +111,3 @@ function isFlow(source: WorkflowBlueprint | AnyFlow): source is AnyFlow {
 export function canRun(workflows: Workflows, uses: string): boolean {
 	return workflows.registry.has(uses) || BUILT_IN_USES.has(uses)
 }
-

@@ -9,7 +9,13 @@ import { withDeadline } from '../../src/db/errors.js'
 import type { Executor } from '../../src/db/query.js'
 import { type Loop, runLoop, withJitter } from '../../src/loop.js'
 import { writeJob } from '../../src/outbox/message.js'
-import { type FailedPublication, type OutboxRow, refreshChild, settleOutbox, takeOutbox } from '../../src/outbox/outbox.js'
+import {
+	type FailedPublication,
+	type OutboxRow,
+	refreshChild,
+	settleOutbox,
+	takeOutbox,
+} from '../../src/outbox/outbox.js'
 import type { Broker, OutboundMessage, PublishOutcome } from '../../src/ports/broker.js'
 import type { Doorbell } from '../../src/ports/doorbell.js'
 import type { Logger } from '../../src/ports/logger.js'
@@ -70,7 +76,15 @@ export function createRelay(options: RelayOptions): Relay {
 	const queue = options.queue ?? 'flowcraft-jobs'
 	const batchSize = options.batchSize ?? 200
 	const claimMs = options.claimMs ?? 10_000
-	const counts: RelayCounts = { published: 0, failed: 0, unroutable: 0, alreadyDelivered: 0, recovered: 0, reemitted: 0, repaired: 0 }
+	const counts: RelayCounts = {
+		published: 0,
+		failed: 0,
+		unroutable: 0,
+		alreadyDelivered: 0,
+		recovered: 0,
+		reemitted: 0,
+		repaired: 0,
+	}
 	const sweep = createSweep({ db, broker, logger, queue, stalledMs: options.stalledMs ?? 30_000 })
 	let loops: Loop[] = []
 	let stopListening: (() => void) | undefined
@@ -79,7 +93,11 @@ export function createRelay(options: RelayOptions): Relay {
 		// Without a broker nothing is taken: rows would only wait with us instead of in the outbox.
 		if (!broker.isConnected()) return 0
 		const token = crypto.randomUUID()
-		const rows = await withDeadline('Taking outbox rows', QUERY_DEADLINE_MS, takeOutbox(db, token, batchSize, claimMs))
+		const rows = await withDeadline(
+			'Taking outbox rows',
+			QUERY_DEADLINE_MS,
+			takeOutbox(db, token, batchSize, claimMs),
+		)
 		if (rows.length === 0) return 0
 
 		const done: string[] = []
@@ -96,7 +114,8 @@ export function createRelay(options: RelayOptions): Relay {
 			}
 		}
 
-		const outcomes = toPublish.length === 0 ? [] : await broker.publish(toPublish.map((row) => messageOf(row, queue)))
+		const outcomes =
+			toPublish.length === 0 ? [] : await broker.publish(toPublish.map((row) => messageOf(row, queue)))
 		toPublish.forEach((row, position) => settle(row, outcomes[position], done, failed))
 		await withDeadline('Settling outbox rows', QUERY_DEADLINE_MS, settleOutbox(db, token, done, failed))
 		return rows.length
@@ -112,7 +131,12 @@ export function createRelay(options: RelayOptions): Relay {
 		}
 	}
 
-	function settle(row: OutboxRow, outcome: PublishOutcome | undefined, done: string[], failed: FailedPublication[]): void {
+	function settle(
+		row: OutboxRow,
+		outcome: PublishOutcome | undefined,
+		done: string[],
+		failed: FailedPublication[],
+	): void {
 		if (outcome?.status === 'confirmed') {
 			if (row.kind !== 'child') counts.published += 1
 			done.push(row.id)
@@ -122,7 +146,12 @@ export function createRelay(options: RelayOptions): Relay {
 		counts[outcome?.status === 'unroutable' ? 'unroutable' : 'failed'] += 1
 		const delayMs = withJitter(Math.min(MIN_BACKOFF_MS * 2 ** Math.min(row.failures, 20), MAX_BACKOFF_MS))
 		failed.push({ id: row.id, delayMs, error: `${outcome?.status ?? 'failed'}: ${reason}` })
-		logger.warn('A message was not published', { ...row.key, messageId: row.messageId, failures: row.failures + 1, reason })
+		logger.warn('A message was not published', {
+			...row.key,
+			messageId: row.messageId,
+			failures: row.failures + 1,
+			reason,
+		})
 	}
 
 	async function sweepOnce(): Promise<SweepReport> {
@@ -142,7 +171,8 @@ export function createRelay(options: RelayOptions): Relay {
 				minIdleMs: options.minPollMs ?? 20,
 				maxIdleMs: options.maxPollMs ?? 80,
 				onError: (error, failures) => {
-					if (failures === 1 || failures % 20 === 0) logger.error('A relay round failed', { error, failures })
+					if (failures === 1 || failures % 20 === 0)
+						logger.error('A relay round failed', { error, failures })
 				},
 			})
 			const sweepEveryMs = options.sweepEveryMs ?? 1_000
@@ -155,7 +185,8 @@ export function createRelay(options: RelayOptions): Relay {
 				minIdleMs: sweepEveryMs,
 				maxIdleMs: sweepEveryMs,
 				onError: (error, failures) => {
-					if (failures === 1 || failures % 20 === 0) logger.error('A sweep failed', { error, failures })
+					if (failures === 1 || failures % 20 === 0)
+						logger.error('A sweep failed', { error, failures })
 				},
 			})
 			loops = [drain, sweeping]
@@ -188,5 +219,11 @@ function messageOf(row: OutboxRow, defaultQueue: string): OutboundMessage {
 			...priority,
 		}
 	}
-	return { messageId: row.messageId, routingKey: row.queue ?? defaultQueue, body: writeJob(row), ...headers, ...priority }
+	return {
+		messageId: row.messageId,
+		routingKey: row.queue ?? defaultQueue,
+		body: writeJob(row),
+		...headers,
+		...priority,
+	}
 }

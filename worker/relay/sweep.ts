@@ -56,8 +56,13 @@ export function createSweep({ db, broker, logger, queue, stalledMs }: SweepOptio
 
 	return {
 		async tick() {
-			const { buried, recovered } = await withDeadline('Sweeping workers', QUERY_DEADLINE_MS, sweepWorkers(db, MAX_ROWS))
-			if (buried > 0 || recovered > 0) logger.warn('Nodes of dead workers are ready again', { workers: buried, nodes: recovered })
+			const { buried, recovered } = await withDeadline(
+				'Sweeping workers',
+				QUERY_DEADLINE_MS,
+				sweepWorkers(db, MAX_ROWS),
+			)
+			if (buried > 0 || recovered > 0)
+				logger.warn('Nodes of dead workers are ready again', { workers: buried, nodes: recovered })
 
 			// Unknown depth counts as a backlog: re-emitting into a broker that cannot be asked helps nobody.
 			const depth = await broker.depth(queue)
@@ -68,22 +73,41 @@ export function createSweep({ db, broker, logger, queue, stalledMs }: SweepOptio
 			)
 			if (reemitted > 0) logger.warn('Lost messages were emitted again', { messages: reemitted })
 
-			const { repaired, next } = await withDeadline('Checking runs', QUERY_DEADLINE_MS, sweepRuns(db, after, RUNS_PER_TICK, QUIET_MS))
+			const { repaired, next } = await withDeadline(
+				'Checking runs',
+				QUERY_DEADLINE_MS,
+				sweepRuns(db, after, RUNS_PER_TICK, QUIET_MS),
+			)
 			after = next ?? ''
-			for (const runId of repaired) logger.error('Defect: the counters of a run did not agree with its nodes and were set right', { runId })
+			for (const runId of repaired)
+				logger.error(
+					'Defect: the counters of a run did not agree with its nodes and were set right',
+					{ runId },
+				)
 
 			if (ticks % GENERATIONS_EVERY_TICKS === 0) {
 				const swept = await withDeadline(
 					'Deleting old turns of loops',
 					QUERY_DEADLINE_MS,
-					sweepGenerations(db, afterGenerations, GENERATION_RUNS, KEEP_GENERATIONS, GENERATION_ROWS),
+					sweepGenerations(
+						db,
+						afterGenerations,
+						GENERATION_RUNS,
+						KEEP_GENERATIONS,
+						GENERATION_ROWS,
+					),
 				)
 				afterGenerations = swept.next ?? ''
-				if (swept.deleted > 0) logger.debug('Old turns of loops were deleted', { nodes: swept.deleted })
+				if (swept.deleted > 0)
+					logger.debug('Old turns of loops were deleted', { nodes: swept.deleted })
 			}
 
 			if (ticks++ % EXPIRY_EVERY_TICKS === 0) {
-				await withDeadline('Deleting what has expired', QUERY_DEADLINE_MS, sweepExpired(db, KEEP_WORKERS_MS))
+				await withDeadline(
+					'Deleting what has expired',
+					QUERY_DEADLINE_MS,
+					sweepExpired(db, KEEP_WORKERS_MS),
+				)
 			}
 			return { buried, recovered, reemitted, repaired: repaired.length }
 		},

@@ -65,6 +65,8 @@ export function createBatcher<T, R>({ run, maxSize, concurrency = 1 }: BatcherOp
 				schedule()
 			}),
 		idle: () =>
-			queue.length === 0 && underWay === 0 ? Promise.resolve() : new Promise((resolve) => onIdle.push(resolve)),
+			queue.length === 0 && underWay === 0
+				? Promise.resolve()
+				: new Promise((resolve) => onIdle.push(resolve)),
 	}
 }

@@ -1,5 +1,10 @@
 /** Reads of all nodes that a worker has in hand, in micro-batches: a batch of a thousand items is no thousand statements. */
-import { type ContextReader, createContextReader, type KeysOfRun, readKeysOfRuns } from '../../src/context/reading.js'
+import {
+	type ContextReader,
+	createContextReader,
+	type KeysOfRun,
+	readKeysOfRuns,
+} from '../../src/context/reading.js'
 import { withDeadline } from '../../src/db/errors.js'
 import type { Executor } from '../../src/db/query.js'
 import { createBatcher } from './batcher.js'

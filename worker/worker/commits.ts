@@ -37,12 +37,17 @@ type Answer = Committed | { readonly error: unknown }
 export function createCommitter(db: Executor, doorbell: Doorbell, logger: Logger): Committer {
 	const apply = async (commits: readonly NodeCommit[]): Promise<Answer[]> => {
 		try {
-			const { outcomes, refusals, ended, emitted } = await withDeadline('A commit', COMMIT_DEADLINE_MS, commitNodes(db, commits))
+			const { outcomes, refusals, ended, emitted } = await withDeadline(
+				'A commit',
+				COMMIT_DEADLINE_MS,
+				commitNodes(db, commits),
+			)
 			if (emitted > 0 || ended.length > 0) doorbell.ring({ type: 'outbox' })
 			if (ended.length > 0) doorbell.ring({ type: 'ended', runIds: ended })
 			return outcomes.map((outcome, position) => ({ outcome, refusal: refusals.get(position) }))
 		} catch (error) {
-			if (commits.length === 1 || classifyDatabaseError(error) === 'unavailable') return commits.map(() => ({ error }))
+			if (commits.length === 1 || classifyDatabaseError(error) === 'unavailable')
+				return commits.map(() => ({ error }))
 			// Somebody in this batch is at fault; each for itself, the others are not held up.
 			const answers: Answer[] = []
 			for (const commit of commits) answers.push(...(await apply([commit])))
@@ -58,7 +63,12 @@ export function createCommitter(db: Executor, doorbell: Doorbell, logger: Logger
 				const answer = await batcher.add(commit)
 				if ('outcome' in answer) return answer
 				if (classifyDatabaseError(answer.error) !== 'unavailable') throw answer.error
-				if (failures % 10 === 0) logger.warn('A commit has to be repeated', { runId: commit.key.runId, nodeId: commit.key.nodeId, error: answer.error })
+				if (failures % 10 === 0)
+					logger.warn('A commit has to be repeated', {
+						runId: commit.key.runId,
+						nodeId: commit.key.nodeId,
+						error: answer.error,
+					})
 				await sleep(withJitter(Math.min(MIN_RETRY_MS * 2 ** failures, MAX_RETRY_MS)), signal)
 			}
 		},

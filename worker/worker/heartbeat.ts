@@ -12,7 +12,9 @@ export interface HeartbeatData {
 }
 
 /** `beat`: the lease is extended. `lost`: this worker was declared dead. `missed`: the database did not answer. */
-export type HeartbeatMessage = { readonly type: 'beat' | 'lost' } | { readonly type: 'missed'; readonly error: string }
+export type HeartbeatMessage =
+	| { readonly type: 'beat' | 'lost' }
+	| { readonly type: 'missed'; readonly error: string }
 
 export interface HeartbeatOptions extends Omit<HeartbeatData, 'statement'> {
 	readonly logger: Logger
@@ -35,9 +37,12 @@ export function startHeartbeat({ logger, onLost, ...data }: HeartbeatOptions): H
 	}
 	thread.on('message', (message: HeartbeatMessage) => {
 		if (message.type === 'lost') lose()
-		else if (message.type === 'missed' && !ended) logger.warn('The heartbeat missed', { workerId: data.workerId, error: message.error })
+		else if (message.type === 'missed' && !ended)
+			logger.warn('The heartbeat missed', { workerId: data.workerId, error: message.error })
 	})
-	thread.on('error', (error) => logger.error('The heartbeat thread failed', { workerId: data.workerId, error }))
+	thread.on('error', (error) =>
+		logger.error('The heartbeat thread failed', { workerId: data.workerId, error }),
+	)
 	thread.on('exit', lose)
 	return {
 		async stop() {

@@ -45,6 +45,8 @@ export class RunningNodes {
 
 	/** Resolves when nothing runs. */
 	empty(): Promise<void> {
-		return this.nodes.size === 0 ? Promise.resolve() : new Promise((resolve) => this.onEmpty.push(resolve))
+		return this.nodes.size === 0
+			? Promise.resolve()
+			: new Promise((resolve) => this.onEmpty.push(resolve))
 	}
 }

@@ -10,7 +10,14 @@
 import { hostname } from 'node:os'
 import { offerImplementations, registerBlueprint } from '../../src/blueprint/register.js'
 import { createBlueprintStore } from '../../src/blueprint/store.js'
-import { type ClaimedNode, claimNodes, type ClaimOutcome, endedRuns, heldNodes, releaseNodes } from '../../src/claim/claim.js'
+import {
+	type ClaimedNode,
+	claimNodes,
+	type ClaimOutcome,
+	endedRuns,
+	heldNodes,
+	releaseNodes,
+} from '../../src/claim/claim.js'
 import { markDraining, markStopped, registerWorker } from '../../src/claim/worker-registry.js'
 import { createDatabase } from '../../src/db/client.js'
 import { withDeadline } from '../../src/db/errors.js'
@@ -71,7 +78,12 @@ export interface Worker {
 	/** Nodes that run right now. */
 	running(): number
 	/** Nodes that this process has executed since its start, by what became of them. */
-	counts(): Readonly<Record<'completed' | 'failed' | 'retry' | 'waiting' | 'child' | 'pending' | 'lost' | 'released', number>>
+	counts(): Readonly<
+		Record<
+			'completed' | 'failed' | 'retry' | 'waiting' | 'child' | 'pending' | 'lost' | 'released',
+			number
+		>
+	>
 }
 
 /** Jobs per claim at most. */
@@ -104,7 +116,10 @@ export function createWorker(options: WorkerOptions): Worker {
 	const forgottenAfterMs = options.forgottenAfterMs ?? FORGOTTEN_AFTER_MS
 	const name = options.name ?? `${hostname()}:${process.pid}`
 
-	const database = createDatabase(options.databaseUrl, { max: options.poolSize ?? 6, applicationName: 'flowcraft-worker' })
+	const database = createDatabase(options.databaseUrl, {
+		max: options.poolSize ?? 6,
+		applicationName: 'flowcraft-worker',
+	})
 	const db = database.sql
 	const workflows = createWorkflows(options.workflows, logger)
 	const offers = new Set<string>()
@@ -119,7 +134,16 @@ export function createWorker(options: WorkerOptions): Worker {
 	}
 	const committer = createCommitter(db, doorbell, logger)
 	const running = new RunningNodes()
-	const counts = { completed: 0, failed: 0, retry: 0, waiting: 0, child: 0, pending: 0, lost: 0, released: 0 }
+	const counts = {
+		completed: 0,
+		failed: 0,
+		retry: 0,
+		waiting: 0,
+		child: 0,
+		pending: 0,
+		lost: 0,
+		released: 0,
+	}
 
 	let workerId = ''
 	let heartbeat: Heartbeat | undefined
@@ -145,7 +169,10 @@ export function createWorker(options: WorkerOptions): Worker {
 		if (stopping !== undefined) return delivery.requeue()
 		const key = readJob(delivery.body)
 		if (key === undefined) {
-			logger.warn('A message is no job', { messageId: delivery.messageId, body: delivery.body.slice(0, 200) })
+			logger.warn('A message is no job', {
+				messageId: delivery.messageId,
+				body: delivery.body.slice(0, 200),
+			})
 			return delivery.reject()
 		}
 		if (taken < concurrency) return void occupySlot({ delivery, key })
@@ -171,7 +198,9 @@ export function createWorker(options: WorkerOptions): Worker {
 	function resumeDeliveries(): void {
 		if (!paused || stopping !== undefined) return
 		paused = false
-		subscription?.resume().catch((error: unknown) => logger.error('The subscription could not be resumed', { error }))
+		subscription
+			?.resume()
+			.catch((error: unknown) => logger.error('The subscription could not be resumed', { error }))
 	}
 
 	function freeSlot(): void {
@@ -220,7 +249,12 @@ export function createWorker(options: WorkerOptions): Worker {
 
 	async function run(claimed: ClaimedNode): Promise<void> {
 		const node = running.add(claimed)
-		const fields = { runId: claimed.key.runId, nodeId: claimed.key.nodeId, attempt: claimed.attempt, workerId }
+		const fields = {
+			runId: claimed.key.runId,
+			nodeId: claimed.key.nodeId,
+			attempt: claimed.attempt,
+			workerId,
+		}
 		try {
 			const end = await runNode(engine, claimed, node.abort.signal)
 			switch (end.type) {
@@ -229,7 +263,11 @@ export function createWorker(options: WorkerOptions): Worker {
 				case 'unrunnable':
 					logger.warn('This worker cannot run a node', { ...fields, missing: end.missing })
 					// Grows by half each time, from a quarter of a second to half a minute.
-					return await release(claimed, Math.min(Math.max((claimed.unrunnableMs ?? 0) / 2, 250), 30_000), true)
+					return await release(
+						claimed,
+						Math.min(Math.max((claimed.unrunnableMs ?? 0) / 2, 250), 30_000),
+						true,
+					)
 				case 'abandoned':
 					logger.info('A node was aborted', { ...fields, reason: end.because.name })
 					counts.lost += 1
@@ -248,12 +286,23 @@ export function createWorker(options: WorkerOptions): Worker {
 		}
 	}
 
-	async function commit(claimed: ClaimedNode, nodeCommit: Parameters<typeof committer.commit>[0], signal: AbortSignal): Promise<void> {
-		const fields = { runId: claimed.key.runId, nodeId: claimed.key.nodeId, attempt: claimed.attempt, workerId }
+	async function commit(
+		claimed: ClaimedNode,
+		nodeCommit: Parameters<typeof committer.commit>[0],
+		signal: AbortSignal,
+	): Promise<void> {
+		const fields = {
+			runId: claimed.key.runId,
+			nodeId: claimed.key.nodeId,
+			attempt: claimed.attempt,
+			workerId,
+		}
 		try {
 			const { outcome, refusal } = await committer.commit(nodeCommit, signal)
-			if (outcome === 'refused' && nodeCommit.outcome === 'failed') throw new Error(`A failure was refused: ${refusal}`)
-			if (outcome === 'refused') return await commit(claimed, await failNode(engine, claimed, new Error(refusal)), signal)
+			if (outcome === 'refused' && nodeCommit.outcome === 'failed')
+				throw new Error(`A failure was refused: ${refusal}`)
+			if (outcome === 'refused')
+				return await commit(claimed, await failNode(engine, claimed, new Error(refusal)), signal)
 			if (outcome === 'lost') {
 				counts.lost += 1
 				logger.info('A commit came too late: the claim was lost', fields)
@@ -272,7 +321,11 @@ export function createWorker(options: WorkerOptions): Worker {
 	async function release(claimed: ClaimedNode, delayMs: number, unrunnable: boolean): Promise<void> {
 		counts.released += 1
 		try {
-			await withDeadline('A release', CLAIM_DEADLINE_MS, releaseNodes(db, [{ key: claimed.key, token: claimed.token, delayMs }], unrunnable))
+			await withDeadline(
+				'A release',
+				CLAIM_DEADLINE_MS,
+				releaseNodes(db, [{ key: claimed.key, token: claimed.token, delayMs }], unrunnable),
+			)
 			doorbell.ring({ type: 'outbox' })
 		} catch (error) {
 			// It stays ours until this process ends or the sweep takes it.
@@ -288,23 +341,41 @@ export function createWorker(options: WorkerOptions): Worker {
 			},
 			minIdleMs: everyMs,
 			maxIdleMs: everyMs,
-			onError: (error) => logger.warn('The worker could not look after its nodes', { workerId, look: look.name, error }),
+			onError: (error) =>
+				logger.warn('The worker could not look after its nodes', {
+					workerId,
+					look: look.name,
+					error,
+				}),
 		})
 	}
 
 	async function abortCancelled(): Promise<void> {
 		const runIds = running.runIds()
-		if (runIds.length > 0) abortRuns(await withDeadline('The look for cancelled runs', CLAIM_DEADLINE_MS, endedRuns(db, runIds)))
+		if (runIds.length > 0)
+			abortRuns(
+				await withDeadline('The look for cancelled runs', CLAIM_DEADLINE_MS, endedRuns(db, runIds)),
+			)
 	}
 
 	/** The answer to a claim was lost: the node stands as ours, and we know nothing of it. */
 	async function giveBackForgotten(): Promise<void> {
-		const held = await withDeadline('The look for forgotten nodes', CLAIM_DEADLINE_MS, heldNodes(db, workerId, forgottenAfterMs))
+		const held = await withDeadline(
+			'The look for forgotten nodes',
+			CLAIM_DEADLINE_MS,
+			heldNodes(db, workerId, forgottenAfterMs),
+		)
 		const inHand = new Set(running.all().map(({ claimed }) => claimed.token))
 		const forgotten = held.filter(({ token }) => !inHand.has(token))
 		if (forgotten.length === 0) return
-		logger.warn('Nodes whose claim was never answered are given back', { workerId, nodes: forgotten.length })
-		await releaseNodes(db, forgotten.map((claim) => ({ ...claim, delayMs: 0 })))
+		logger.warn('Nodes whose claim was never answered are given back', {
+			workerId,
+			nodes: forgotten.length,
+		})
+		await releaseNodes(
+			db,
+			forgotten.map((claim) => ({ ...claim, delayMs: 0 })),
+		)
 		doorbell.ring({ type: 'outbox' })
 	}
 
@@ -315,8 +386,22 @@ export function createWorker(options: WorkerOptions): Worker {
 
 	async function register(): Promise<void> {
 		workerId = crypto.randomUUID()
-		await registerWorker(db, { workerId, name, version: VERSION, queues: [queue], slots: concurrency, offers: [...offers], leaseMs })
-		heartbeat = startHeartbeat({ databaseUrl: options.databaseUrl, workerId, leaseMs, logger, onLost: () => void beginAgain() })
+		await registerWorker(db, {
+			workerId,
+			name,
+			version: VERSION,
+			queues: [queue],
+			slots: concurrency,
+			offers: [...offers],
+			leaseMs,
+		})
+		heartbeat = startHeartbeat({
+			databaseUrl: options.databaseUrl,
+			workerId,
+			leaseMs,
+			logger,
+			onLost: () => void beginAgain(),
+		})
 	}
 
 	/** Declared dead, by a sweep that heard nothing of us for a lease: what we had is lost, we are somebody new. */
@@ -341,7 +426,8 @@ export function createWorker(options: WorkerOptions): Worker {
 			for (const blueprint of workflows.blueprints) {
 				const registered = await registerBlueprint(db, blueprint)
 				offers.add(`${registered.blueprintId}@${registered.hash}`)
-				for (const warning of registered.warnings) logger.warn(warning, { blueprint: registered.blueprintId })
+				for (const warning of registered.warnings)
+					logger.warn(warning, { blueprint: registered.blueprintId })
 			}
 			await register()
 			stopListening = doorbell.listen((ring) => {
@@ -349,7 +435,12 @@ export function createWorker(options: WorkerOptions): Worker {
 			})
 			polls = [poll(CANCEL_POLL_MS, abortCancelled), poll(FORGOTTEN_POLL_MS, giveBackForgotten)]
 			subscription = await broker.consume({ queue, prefetch: concurrency, onDelivery })
-			logger.info('The worker listens', { workerId, queue, slots: concurrency, blueprints: offers.size })
+			logger.info('The worker listens', {
+				workerId,
+				queue,
+				slots: concurrency,
+				blueprints: offers.size,
+			})
 		},
 
 		stop() {
@@ -360,7 +451,11 @@ export function createWorker(options: WorkerOptions): Worker {
 				// Without an id it never came as far as the registry.
 				const isRegistered = workerId !== ''
 				const tell = (mark: typeof markStopped): Promise<void> | undefined =>
-					isRegistered ? mark(db, workerId).catch((error: unknown) => logger.warn('The registry was not told', { workerId, error })) : undefined
+					isRegistered
+						? mark(db, workerId).catch((error: unknown) =>
+								logger.warn('The registry was not told', { workerId, error }),
+							)
+						: undefined
 				await Promise.all([subscription?.close(), tell(markDraining)])
 				if (!(await idleWithin(drainMs))) {
 					running.abort(() => new WorkerDrainingError())
@@ -384,7 +479,10 @@ export function createWorker(options: WorkerOptions): Worker {
 	/** False: the time was over first. Leaves no timer behind. */
 	async function idleWithin(ms: number): Promise<boolean> {
 		const done = new AbortController()
-		const drained = await Promise.race([idle().then(() => true), sleep(ms, done.signal).then(() => false)])
+		const drained = await Promise.race([
+			idle().then(() => true),
+			sleep(ms, done.signal).then(() => false),
+		])
 		done.abort()
 		return drained
 	}

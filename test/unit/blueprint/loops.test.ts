@@ -4,7 +4,11 @@ import { createGraph } from '../../../src/blueprint/graph.js'
 import { decodeGeneration, encodeGeneration } from '../../../src/plan/generation.js'
 import { expectationOf, generationAcross, holdsFor, leavesLoop } from '../../../src/plan/turns.js'
 
-const graphOf = (edges: string, controllers: readonly string[] = [], metadata?: WorkflowBlueprint['metadata']) => {
+const graphOf = (
+	edges: string,
+	controllers: readonly string[] = [],
+	metadata?: WorkflowBlueprint['metadata'],
+) => {
 	const pairs = edges.split(' ').map((edge) => edge.split('>') as [string, string])
 	const ids = [...new Set(pairs.flat())]
 	return createGraph({
@@ -14,7 +18,11 @@ const graphOf = (edges: string, controllers: readonly string[] = [], metadata?: 
 		...(metadata === undefined ? {} : { metadata }),
 	})
 }
-const at = (nodeId: string, ...turns: number[]) => ({ nodeId, generation: encodeGeneration(turns), recovers: '' })
+const at = (nodeId: string, ...turns: number[]) => ({
+	nodeId,
+	generation: encodeGeneration(turns),
+	recovers: '',
+})
 
 describe('generations', () => {
 	test('sort as their numbers do', () => {
@@ -24,7 +32,13 @@ describe('generations', () => {
 	})
 
 	test('come back as they went in, zeros at the end apart', () => {
-		for (const turns of [[0, 0], [3, 0], [0, 12], [7, 100, 1]]) expect(decodeGeneration(encodeGeneration(turns), turns.length)).toEqual(turns)
+		for (const turns of [
+			[0, 0],
+			[3, 0],
+			[0, 12],
+			[7, 100, 1],
+		])
+			expect(decodeGeneration(encodeGeneration(turns), turns.length)).toEqual(turns)
 		expect(encodeGeneration([0, 0])).toBe('')
 	})
 })
@@ -62,7 +76,10 @@ describe('a loop', () => {
 })
 
 describe('nested loops', () => {
-	const graph = graphOf('init>outer outer>inner inner>body body>inner inner>tail tail>outer outer>end', ['outer', 'inner'])
+	const graph = graphOf('init>outer outer>inner inner>body body>inner inner>tail tail>outer outer>end', [
+		'outer',
+		'inner',
+	])
 
 	test('have nested generations', () => {
 		expect(graph.loops.get('body')?.map(({ entry }) => entry)).toEqual(['outer', 'inner'])
@@ -78,13 +95,19 @@ describe('a join in a loop', () => {
 
 	test('waits for everyone, and what came from outside holds for every turn', () => {
 		expect(expectationOf(graph, 'j', '')).toEqual({ expected: 3, held: [] })
-		expect(expectationOf(graph, 'j', encodeGeneration([2]))).toEqual({ expected: 3, held: [{ source: 'outside', generation: '' }] })
+		expect(expectationOf(graph, 'j', encodeGeneration([2]))).toEqual({
+			expected: 3,
+			held: [{ source: 'outside', generation: '' }],
+		})
 		expect(holdsFor(graph, 'outside', 'j', '')).toBe('')
 		expect(holdsFor(graph, 'a', 'j', '')).toBeUndefined()
 	})
 
 	test('at the entry waits only for the way in at the first turn', () => {
 		expect(expectationOf(graph, 'c', '')).toEqual({ expected: 1, held: [] })
-		expect(expectationOf(graph, 'c', encodeGeneration([1]))).toEqual({ expected: 2, held: [{ source: 'init', generation: '' }] })
+		expect(expectationOf(graph, 'c', encodeGeneration([1]))).toEqual({
+			expected: 2,
+			held: [{ source: 'init', generation: '' }],
+		})
 	})
 })

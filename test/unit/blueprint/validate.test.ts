@@ -7,7 +7,8 @@ const faultsOf = (blueprint: unknown): string[] => {
 	try {
 		validateBlueprint(blueprint)
 	} catch (error) {
-		if (error instanceof InvalidInputError) return error.faults.map(({ path, message }) => `${path} ${message}`)
+		if (error instanceof InvalidInputError)
+			return error.faults.map(({ path, message }) => `${path} ${message}`)
 		throw error
 	}
 	return []
@@ -20,10 +21,21 @@ describe('a blueprint is refused', () => {
 		['without nodes', { id: 'x', nodes: [], edges: [] }, ['/nodes must have at least one node']],
 		[
 			'with edges to nowhere',
-			{ id: 'x', nodes: [node('a')], edges: [{ source: 'a', target: 'b' }, { source: 'c', target: 'a' }] },
+			{
+				id: 'x',
+				nodes: [node('a')],
+				edges: [
+					{ source: 'a', target: 'b' },
+					{ source: 'c', target: 'a' },
+				],
+			},
 			["/edges/0/target there is no node 'b'", "/edges/1/source there is no node 'c'"],
 		],
-		['with duplicate ids', { id: 'x', nodes: [node('a'), node('a')], edges: [] }, ["/nodes/1/id 'a' is the id of node 0 too"]],
+		[
+			'with duplicate ids',
+			{ id: 'x', nodes: [node('a'), node('a')], edges: [] },
+			["/nodes/1/id 'a' is the id of node 0 too"],
+		],
 		[
 			'with a fallback that does not exist',
 			{ id: 'x', nodes: [node('a', { config: { fallback: 'f' } })], edges: [] },
@@ -31,8 +43,19 @@ describe('a blueprint is refused', () => {
 		],
 		[
 			'with fallbacks in a circle',
-			{ id: 'x', nodes: [node('s'), node('a', { config: { fallback: 'b' } }), node('b', { config: { fallback: 'a' } })], edges: [] },
-			["/nodes/1/config/fallback the fallbacks lead back to 'a'", "/nodes/2/config/fallback the fallbacks lead back to 'b'"],
+			{
+				id: 'x',
+				nodes: [
+					node('s'),
+					node('a', { config: { fallback: 'b' } }),
+					node('b', { config: { fallback: 'a' } }),
+				],
+				edges: [],
+			},
+			[
+				"/nodes/1/config/fallback the fallbacks lead back to 'a'",
+				"/nodes/2/config/fallback the fallbacks lead back to 'b'",
+			],
 		],
 		[
 			'with a wait for a webhook that no node gives out',
@@ -46,16 +69,29 @@ describe('a blueprint is refused', () => {
 				],
 				edges: [],
 			},
-			["/nodes/2/params/webhookNodeId there is no webhook node 'a'", "/nodes/3/params/eventName there is no webhook node 'nobody'"],
+			[
+				"/nodes/2/params/webhookNodeId there is no webhook node 'a'",
+				"/nodes/3/params/eventName there is no webhook node 'nobody'",
+			],
 		],
 		[
 			'with a loop that has no way into its body',
-			{ id: 'x', nodes: [node('a'), node('l', { uses: 'loop-controller', params: { condition: 'more' } })], edges: [{ source: 'a', target: 'l' }] },
+			{
+				id: 'x',
+				nodes: [node('a'), node('l', { uses: 'loop-controller', params: { condition: 'more' } })],
+				edges: [{ source: 'a', target: 'l' }],
+			},
 			["/nodes/1/id loop 'l' has no edge with the action 'continue' to the start of its body"],
 		],
 		[
 			'with a batch that gathers nowhere',
-			{ id: 'x', nodes: [node('s', { uses: 'batch-scatter', params: { workerUsesKey: 'w', gatherNodeId: 'g' } })], edges: [] },
+			{
+				id: 'x',
+				nodes: [
+					node('s', { uses: 'batch-scatter', params: { workerUsesKey: 'w', gatherNodeId: 'g' } }),
+				],
+				edges: [],
+			},
 			["/nodes/0/params/gatherNodeId there is no batch-gather node 'g'"],
 		],
 		[
@@ -63,15 +99,27 @@ describe('a blueprint is refused', () => {
 			{ id: 'x', nodes: [node('a', { uses: 'subflow' })], edges: [] },
 			['/nodes/0/params/blueprintId a subflow must name its blueprint'],
 		],
-		['with a NUL in an id', { id: 'x\u0000', nodes: [node('a')], edges: [] }, ['/id must not contain NUL or half of a surrogate pair']],
-		['with negative retries', { id: 'x', nodes: [node('a', { config: { maxRetries: -1 } })], edges: [] }, ['/nodes/0/config/maxRetries must not be negative']],
+		[
+			'with a NUL in an id',
+			{ id: 'x\u0000', nodes: [node('a')], edges: [] },
+			['/id must not contain NUL or half of a surrogate pair'],
+		],
+		[
+			'with negative retries',
+			{ id: 'x', nodes: [node('a', { config: { maxRetries: -1 } })], edges: [] },
+			['/nodes/0/config/maxRetries must not be negative'],
+		],
 	])('%s', (_, blueprint, faults) => {
 		expect(faultsOf(blueprint)).toEqual(faults)
 	})
 
 	test('with every fault at once', () => {
 		expect(
-			faultsOf({ id: 'x', nodes: [node('a'), node('a', { uses: 'subflow' })], edges: [{ source: 'a', target: 'b' }] }),
+			faultsOf({
+				id: 'x',
+				nodes: [node('a'), node('a', { uses: 'subflow' })],
+				edges: [{ source: 'a', target: 'b' }],
+			}),
 		).toHaveLength(3)
 	})
 })
@@ -83,7 +131,12 @@ test('a chain of 20,000 nodes is checked without running out of stack', () => {
 })
 
 test('properties that only editors use are dropped', () => {
-	const blueprint = validateBlueprint({ id: 'x', nodes: [node('a', { position: { x: 1 } })], edges: [], viewport: {} })
+	const blueprint = validateBlueprint({
+		id: 'x',
+		nodes: [node('a', { position: { x: 1 } })],
+		edges: [],
+		viewport: {},
+	})
 	expect(blueprint).toEqual({ id: 'x', nodes: [{ id: 'a', uses: 'any' }], edges: [] })
 })
 

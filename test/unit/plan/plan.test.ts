@@ -34,7 +34,10 @@ describe('edges', () => {
 	})
 
 	test('are none at all when no action matches and every edge has one', () => {
-		const graph = graphOf({ nodes: [node('r'), node('a')], edges: [{ source: 'r', target: 'a', action: 'a' }] })
+		const graph = graphOf({
+			nodes: [node('r'), node('a')],
+			edges: [{ source: 'r', target: 'a', action: 'a' }],
+		})
 		expect(ready(planCompletion(graph, plain('r'), { action: 'b' }, scope()))).toEqual([])
 	})
 
@@ -63,13 +66,18 @@ describe('edges', () => {
 	})
 
 	test('whose condition throws throw', () => {
-		const graph = graphOf({ nodes: [node('a'), node('b')], edges: [{ source: 'a', target: 'b', condition: 'x' }] })
+		const graph = graphOf({
+			nodes: [node('a'), node('b')],
+			edges: [{ source: 'a', target: 'b', condition: 'x' }],
+		})
 		const evaluator = {
 			evaluate() {
 				throw new Error('no such thing')
 			},
 		}
-		expect(() => planCompletion(graph, plain('a'), {}, { evaluator, context: {} })).toThrow('no such thing')
+		expect(() => planCompletion(graph, plain('a'), {}, { evaluator, context: {} })).toThrow(
+			'no such thing',
+		)
 	})
 })
 
@@ -97,7 +105,10 @@ describe('an all join', () => {
 
 	test('with one predecessor is no join', () => {
 		const graph = graphOf({ nodes: [node('a'), node('b')], edges: [{ source: 'a', target: 'b' }] })
-		expect(planCompletion(graph, plain('a'), {}, scope())).toMatchObject({ next: [{ nodeId: 'b', input: { type: 'output' } }], arrivals: [] })
+		expect(planCompletion(graph, plain('a'), {}, scope())).toMatchObject({
+			next: [{ nodeId: 'b', input: { type: 'output' } }],
+			arrivals: [],
+		})
 	})
 })
 
@@ -124,7 +135,9 @@ describe('a fallback', () => {
 	})
 
 	test('becomes ready when its node fails, knowing for whom', () => {
-		expect(planFailure(graph, plain('a'), { isFatal: false }).next).toMatchObject([{ nodeId: 'f', recovers: '["a"]' }])
+		expect(planFailure(graph, plain('a'), { isFatal: false }).next).toMatchObject([
+			{ nodeId: 'f', recovers: '["a"]' },
+		])
 	})
 
 	test('is not asked after a fatal error', () => {
@@ -132,16 +145,30 @@ describe('a fallback', () => {
 	})
 
 	test('that completes takes the edges of the node it stands in for, and arrives in its name', () => {
-		const plan = planCompletion(graph, { nodeId: 'f', generation: '', recovers: '["a"]' }, { output: 1 }, scope())
+		const plan = planCompletion(
+			graph,
+			{ nodeId: 'f', generation: '', recovers: '["a"]' },
+			{ output: 1 },
+			scope(),
+		)
 		expect(plan.recovered).toEqual([{ nodeId: 'a', generation: '', recovers: '' }])
 		expect(ready(plan)).toEqual(['b'])
 		expect(plan.arrivals).toMatchObject([{ nodeId: 'j', source: 'a', taken: true }])
 	})
 
 	test('of a fallback stands in for both', () => {
-		const failed = planFailure(graph, { nodeId: 'f', generation: '', recovers: '["a"]' }, { isFatal: false })
+		const failed = planFailure(
+			graph,
+			{ nodeId: 'f', generation: '', recovers: '["a"]' },
+			{ isFatal: false },
+		)
 		expect(failed.next).toMatchObject([{ nodeId: 'g', recovers: '["f","a"]' }])
-		const plan = planCompletion(graph, { nodeId: 'g', generation: '', recovers: '["f","a"]' }, {}, scope())
+		const plan = planCompletion(
+			graph,
+			{ nodeId: 'g', generation: '', recovers: '["f","a"]' },
+			{},
+			scope(),
+		)
 		expect(plan.recovered).toEqual([
 			{ nodeId: 'f', generation: '', recovers: '["a"]' },
 			{ nodeId: 'a', generation: '', recovers: '' },
@@ -160,7 +187,11 @@ describe('expressions', () => {
 	})
 
 	test('name the keys that they need, and nothing else is loaded', () => {
-		expect(keysNeededBy(graph, edgesOf(graph, plain('a')), new PropertyEvaluator())).toEqual(['flag', 'settings', '_outputs.named'])
+		expect(keysNeededBy(graph, edgesOf(graph, plain('a')), new PropertyEvaluator())).toEqual([
+			'flag',
+			'settings',
+			'_outputs.named',
+		])
 	})
 
 	test('of another evaluator may look anywhere', () => {
