@@ -1,6 +1,7 @@
 /** Results saved inside a running node, so that a later attempt need not produce them again. */
 import { checkKey, type ValueCodec } from '../context/values.js'
-import { type Executor, query } from '../db/query.js'
+import { type Executor, type Parameter, query, type Row } from '../db/query.js'
+import { whileUnavailable } from '../db/retry.js'
 import type { ClaimedNode } from './claim.js'
 
 /** Runs `fn` unless an attempt of this node has saved its result under this key; then that is the result. */
@@ -22,10 +23,12 @@ export function createStep(
 	const place = [node.runId, node.nodeId, node.generation, node.recovers]
 	let saved: Promise<Map<string, string | null>> | undefined
 	const underWay = new Map<string, Promise<unknown>>()
+	// Reading and saving may both be repeated; a step that Postgres could not save has not failed.
+	const ask = <T extends Row>(text: string, parameters: readonly Parameter[]): Promise<T[]> =>
+		whileUnavailable('A step', () => query<T>(db, text, parameters))
 
 	const load = async (): Promise<Map<string, string | null>> => {
-		const rows = await query<{ key: string; value: string | null }>(
-			db,
+		const rows = await ask<{ key: string; value: string | null }>(
 			`select key, value from flowcraft_steps
 			where run_id = $1::text and node_id = $2::text and generation = $3::text and recovers = $4::text`,
 			place,
@@ -39,8 +42,7 @@ export function createStep(
 		const text = known.get(key)
 		if (text !== undefined) return codec.decode(text)
 		const result = await fn()
-		const [row] = await query<{ saved: boolean }>(
-			db,
+		const [row] = await ask<{ saved: boolean }>(
 			'select flowcraft_save_step($1::text, $2::text, $3::text, $4::text, $5::text::uuid, $6::text, $7::text) as saved',
 			[...place, token, key, codec.encode(key, result)],
 		)

@@ -15,7 +15,10 @@ export interface DatabaseOptions {
 	readonly idleTimeoutMs?: number
 	/** False for PgBouncer before 1.21 and other transaction poolers. Default true. */
 	readonly prepare?: boolean
-	/** False saves a round trip per connection on hosts that connect per request. Default true. */
+	/**
+	 * Ask each new connection for the database's array types. Default false: nothing here needs them, they cost a round
+	 * trip, and postgres.js leaves the rejection of that query unhandled when the connection dies under it.
+	 */
 	readonly fetchTypes?: boolean
 }
 
@@ -38,7 +41,7 @@ export function createDatabase(url: string, options: DatabaseOptions = {}): Data
 		// (measured: 11 of 20); with one statement per connection at a time none did.
 		max_pipeline: 1,
 		prepare: options.prepare ?? true,
-		fetch_types: options.fetchTypes ?? true,
+		fetch_types: options.fetchTypes ?? false,
 		// The driver's own pauses between attempts to connect grow to 20 s; an outage should not outlast itself so long.
 		backoff: (failures: number) =>
 			Math.min(2 ** failures / 100, MAX_RECONNECT_PAUSE_S) * (0.75 + Math.random() / 2),

@@ -576,6 +576,33 @@ describe('a worker', () => {
 		expect(seen).toEqual([1, 1])
 	})
 
+	test('does not count it against a node that Postgres was away while it read', async () => {
+		const started = gate()
+		const cut = gate()
+		await begin(single('reads'), {
+			reads: async ({ context, dependencies }) => {
+				started.open()
+				await cut.opened
+				return { output: [await context.get('given'), dependencies['attempt']] }
+			},
+		})
+		const runId = await engine.start({ blueprint: 'single', input: { given: 42 } })
+		await started.opened
+		// Every connection of the worker dies, again and again, while the node reads.
+		const storm = setInterval(() => {
+			void engine
+				.rows("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'flowcraft-worker' and datname = current_database()")
+				.catch(() => {})
+		}, 10)
+		cut.open()
+		try {
+			await new Promise((resolve) => setTimeout(resolve, 300))
+		} finally {
+			clearInterval(storm)
+		}
+		expect(await engine.end(runId)).toMatchObject({ status: 'completed', context: { n: [42, 1] } })
+	})
+
 	test('gives back a node that it has claimed without ever learning of it', async () => {
 		await begin(
 			single('works'),

@@ -11,7 +11,8 @@ import type { AwaitedEvent, NodeCommit, StoredInput } from '../../src/commit/com
 import { BufferedContext } from '../../src/context/node-context.js'
 import type { ContextReader } from '../../src/context/reading.js'
 import { UnstorableValueError } from '../../src/context/values.js'
-import { type Executor, query } from '../../src/db/query.js'
+import { type Executor, type Parameter, query, type Row } from '../../src/db/query.js'
+import { isDatabaseUnavailable, whileUnavailable } from '../../src/db/retry.js'
 import { readDynamic } from '../../src/plan/dynamic.js'
 import { keysNeededBy } from '../../src/plan/expressions.js'
 import { recoveredBy } from '../../src/plan/node-key.js'
@@ -125,6 +126,8 @@ export async function runNode(
 		return { type: 'commit', commit }
 	} catch (thrown) {
 		const error = toError(thrown)
+		// Not the node's fault: the worker gives it back, as the same attempt.
+		if (isDatabaseUnavailable(error)) throw error
 		if (
 			error instanceof RunCancelledError ||
 			error instanceof ClaimLostError ||
@@ -364,8 +367,8 @@ async function startChild(
 		await resolveInput(node, claimed, context, engine.workflows.codec),
 	)
 	if (input === null) return { type: 'child', blueprintId, input: [] }
-	const [row] = await query<{ start_nodes: string | null }>(
-		engine.db,
+	const [row] = await ask<{ start_nodes: string | null }>(
+		engine,
 		`select to_json(b.start_nodes)::text as start_nodes from flowcraft_statuses s
 		join flowcraft_blueprints b on b.blueprint_id = $2::text
 			and b.hash = coalesce(s.pins ->> $2::text, flowcraft_resolve_blueprint($2::text, null))
@@ -417,8 +420,8 @@ async function collectChild(
 }
 
 async function terminalNodesOf(engine: ExecutionEngine, runId: string): Promise<readonly string[]> {
-	const [row] = await query<{ blueprint_id: string; blueprint_hash: string }>(
-		engine.db,
+	const [row] = await ask<{ blueprint_id: string; blueprint_hash: string }>(
+		engine,
 		'select blueprint_id, blueprint_hash from flowcraft_statuses where run_id = $1::text',
 		[runId],
 	)
@@ -655,6 +658,15 @@ function storable(text: string): string {
 }
 
 // ── Helpers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** A read of the engine's own, asked again while Postgres is away. */
+function ask<T extends Row>(
+	{ db }: ExecutionEngine,
+	text: string,
+	parameters: readonly Parameter[],
+): Promise<T[]> {
+	return whileUnavailable('A read of the engine', () => query<T>(db, text, parameters))
+}
 
 function parseObject(text: string | null): Record<string, unknown> {
 	return text === null ? {} : (JSON.parse(text) as Record<string, unknown>)
