@@ -583,20 +583,29 @@ describe('a worker', () => {
 			reads: async ({ context, dependencies }) => {
 				started.open()
 				await cut.opened
+				// Each key is read by itself, so that the connections die under some of them.
+				for (let i = 0; i < 200; i++) await context.get(`absent ${i}`)
 				return { output: [await context.get('given'), dependencies['attempt']] }
 			},
 		})
 		const runId = await engine.start({ blueprint: 'single', input: { given: 42 } })
 		await started.opened
-		// Every connection of the worker dies, again and again, while the node reads.
+		let kills = 0
 		const storm = setInterval(() => {
 			void engine
-				.rows("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'flowcraft-worker' and datname = current_database()")
-				.catch(() => {})
-		}, 10)
-		cut.open()
+				.rows<{ killed: boolean }>(
+					`select pg_terminate_backend(pid) as killed from pg_stat_activity
+					where application_name = 'flowcraft-worker' and datname = current_database()`,
+				)
+				.then((rows) => (kills += rows.length))
+		}, 5)
 		try {
-			await new Promise((resolve) => setTimeout(resolve, 300))
+			await waitFor('the first connections to die', () => kills > 0)
+			cut.open()
+			await waitFor(
+				'connections to die under the reads',
+				async () => kills > 8 || (await statusOf(runId)) !== 'running',
+			)
 		} finally {
 			clearInterval(storm)
 		}

@@ -1,6 +1,6 @@
 /**
- * Random histories: starts, claims, commits, cancels, resumes, deaths, losses and sweeps, several at once, on the real
- * database. After each step nothing may contradict itself, whatever came first; in the end every run comes to its end.
+ * Random histories: starts, claims, commits, cancels, pauses, retries, resumes, events, deaths, losses and sweeps,
+ * several at once, on the real database. After each step nothing may contradict itself, whatever came first; in the end every run comes to its end.
  */
 import fc from 'fast-check'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -9,7 +9,10 @@ import { commitNodes, type NodeCommit } from '../../src/commit/commit.js'
 import { sweepLost, sweepRuns, sweepWorkers } from '../../src/outbox/sweep.js'
 import { keyText, type NodeKey } from '../../src/plan/node-key.js'
 import { cancelRun } from '../../src/run/cancel.js'
+import { sendEvent } from '../../src/run/events.js'
+import { pauseRun, unpauseRun } from '../../src/run/pause.js'
 import { resumeRun } from '../../src/run/resume.js'
+import { retryRun } from '../../src/run/retry.js'
 import { ConflictError } from '../../src/errors.js'
 import { type Core, createCore, flow } from '../support/core.js'
 
@@ -22,69 +25,13 @@ const BLUEPRINTS = ['chain', 'diamond', 'wide', 'any', 'rescued', 'nested', 'dee
 beforeAll(async () => {
 	core = await createCore()
 	const sub = (blueprintId: string) => ({ uses: 'subflow', params: { blueprintId } })
-	await core.register(
-		flow('chain', [
-			['a', 'b'],
-			['b', 'c'],
-		]),
-	)
-	await core.register(
-		flow('diamond', [
-			['a', 'b'],
-			['a', 'c'],
-			['b', 'd'],
-			['c', 'd'],
-			['d', 'e'],
-		]),
-	)
-	await core.register(
-		flow('wide', [
-			['a', 'j'],
-			['b', 'j'],
-			['c', 'j'],
-			['d', 'j'],
-			['a', 'k'],
-			['d', 'k'],
-		]),
-	)
-	await core.register(
-		flow(
-			'any',
-			[
-				['a', 'j'],
-				['b', 'j'],
-				['c', 'j'],
-				['j', 'k'],
-			],
-			{ j: { config: { joinStrategy: 'any' } } },
-		),
-	)
-	await core.register(
-		flow(
-			'rescued',
-			[
-				['a', 'c'],
-				['b', 'c'],
-			],
-			{
-				a: { config: { fallback: 'f' } },
-				b: { config: { fallback: 'f' } },
-				f: { config: { fallback: 'g' } },
-				g: {},
-			},
-		),
-	)
+	await core.register(flow('chain', [['a', 'b'], ['b', 'c']]))
+	await core.register(flow('diamond', [['a', 'b'], ['a', 'c'], ['b', 'd'], ['c', 'd'], ['d', 'e']]))
+	await core.register(flow('wide', [['a', 'j'], ['b', 'j'], ['c', 'j'], ['d', 'j'], ['a', 'k'], ['d', 'k']]))
+	await core.register(flow('any', [['a', 'j'], ['b', 'j'], ['c', 'j'], ['j', 'k']], { j: { config: { joinStrategy: 'any' } } }))
+	await core.register(flow('rescued', [['a', 'c'], ['b', 'c']], { a: { config: { fallback: 'f' } }, b: { config: { fallback: 'f' } }, f: { config: { fallback: 'g' } }, g: {} }))
 	await core.register(flow('single', [], { a: {} }))
-	await core.register(
-		flow(
-			'nested',
-			[
-				['a', 's'],
-				['s', 'b'],
-			],
-			{ s: sub('diamond') },
-		),
-	)
+	await core.register(flow('nested', [['a', 's'], ['s', 'b']], { s: sub('diamond') }))
 	await core.register(flow('deep', [], { s: sub('nested'), t: sub('single'), u: sub('single') }))
 })
 afterAll(() => core.drop())
@@ -98,6 +45,10 @@ type Step = {
 		| 'commit'
 		| 'commitAgain'
 		| 'cancel'
+		| 'pause'
+		| 'unpause'
+		| 'retry'
+		| 'event'
 		| 'resume'
 		| 'release'
 		| 'die'
@@ -122,6 +73,10 @@ const step: fc.Arbitrary<Step> = fc.record({
 		{ weight: 8, arbitrary: fc.constant('commit' as const) },
 		{ weight: 2, arbitrary: fc.constant('commitAgain' as const) },
 		{ weight: 1, arbitrary: fc.constant('cancel' as const) },
+		{ weight: 1, arbitrary: fc.constant('pause' as const) },
+		{ weight: 3, arbitrary: fc.constant('unpause' as const) },
+		{ weight: 3, arbitrary: fc.constant('retry' as const) },
+		{ weight: 4, arbitrary: fc.constant('event' as const) },
 		{ weight: 4, arbitrary: fc.constant('resume' as const) },
 		{ weight: 1, arbitrary: fc.constant('release' as const) },
 		{ weight: 2, arbitrary: fc.constant('die' as const) },
@@ -152,7 +107,7 @@ class World {
 	static async create(): Promise<World> {
 		await core.rows(
 			`truncate flowcraft_statuses, flowcraft_nodes, flowcraft_outbox, flowcraft_attempts, flowcraft_arrivals, flowcraft_contexts,
-				flowcraft_transitions, flowcraft_workers`,
+				flowcraft_transitions, flowcraft_workers, flowcraft_kept_events`,
 		)
 		const world = new World()
 		await world.hire()
@@ -172,20 +127,14 @@ class World {
 			case 'work': {
 				const before = this.held.length
 				this.messages.push(...(await core.drain()))
-				await this.claim(
-					this.takeMessages(pick, 2 * size),
-					this.workers[fate % this.workers.length] as string,
-				)
+				await this.claim(this.takeMessages(pick, 2 * size), this.workers[fate % this.workers.length] as string)
 				return this.commit(this.held.splice(before), fate)
 			}
 			case 'drain':
 				this.messages.push(...(await core.drain()))
 				return
 			case 'claim':
-				return this.claim(
-					this.takeMessages(pick, size),
-					this.workers[fate % this.workers.length] as string,
-				)
+				return this.claim(this.takeMessages(pick, size), this.workers[fate % this.workers.length] as string)
 			case 'commit':
 				return this.commit(this.takeHeld(pick, size), fate)
 			case 'commitAgain': {
@@ -198,13 +147,22 @@ class World {
 				if (runId !== undefined) await unlessConflict(cancelRun(core.sql, runId))
 				return
 			}
+			case 'pause':
+			case 'unpause':
+			case 'retry': {
+				const runId = this.runIds[pick % Math.max(this.runIds.length, 1)]
+				if (runId === undefined) return
+				if (kind === 'retry') await unlessConflict(retryRun(core.sql, runId, fate < 50 ? {} : { nodeId: fate < 75 ? 'a' : 's' }))
+				else await unlessConflict((kind === 'pause' ? pauseRun : unpauseRun)(core.sql, runId))
+				return
+			}
+			case 'event':
+				await sendEvent(core.sql, eventOf(pick), { keepMs: fate < 50 ? 0 : 60_000 })
+				return
 			case 'resume':
 				return this.resume(pick)
 			case 'release':
-				await releaseNodes(
-					core.sql,
-					this.takeHeld(pick, size).map(({ key, token }) => ({ key, token, delayMs: 0 })),
-				)
+				await releaseNodes(core.sql, this.takeHeld(pick, size).map(({ key, token }) => ({ key, token, delayMs: 0 })))
 				return
 			case 'die':
 				if (this.workers.length < 2) return
@@ -237,6 +195,7 @@ class World {
 		for (const workerId of this.workers.splice(0)) await this.kill(workerId)
 		await this.hire()
 		this.messages = []
+		for (const runId of this.runIds) await unlessConflict(unpauseRun(core.sql, runId))
 		for (let round = 0; round < 200; round++) {
 			await sweepWorkers(core.sql, 1000)
 			await sweepLost(core.sql, 0, false, 1000)
@@ -290,20 +249,14 @@ class World {
 		if (fate >= 92 && node.attempt < 3) return { key, token, outcome: 'retry', error: '{}', delayMs: 0 }
 		if (fate >= 86) return core.failed(node)
 		if (uses === 'subflow') {
-			if (node.child !== null)
-				return node.child.status === 'completed' ? core.completed(node) : core.failed(node)
-			return {
-				key,
-				token,
-				outcome: 'child',
-				childRunId: crypto.randomUUID(),
-				childBlueprint: String(params?.['blueprintId']),
-			}
+			if (node.child !== null) return node.child.status === 'completed' ? core.completed(node) : core.failed(node)
+			return { key, token, outcome: 'child', childRunId: crypto.randomUUID(), childBlueprint: String(params?.['blueprintId']) }
 		}
-		if (node.wake === null && fate >= 74)
-			return { key, token, outcome: 'waiting', wait: '{"reason":"external_event"}' }
-		if (node.wake === null && fate >= 68)
-			return { key, token, outcome: 'waiting', wait: '{"reason":"timer"}', delayMs: 0 }
+		if (node.wake === null && fate >= 80) return { key, token, outcome: 'waiting', wait: '{"reason":"external_event"}' }
+		if (node.wake === null && fate >= 74) {
+			return { key, token, outcome: 'waiting', wait: '{"reason":"external_event"}', waitEvent: eventOf(fate), delayMs: fate % 4 === 0 ? 0 : undefined }
+		}
+		if (node.wake === null && fate >= 68) return { key, token, outcome: 'waiting', wait: '{"reason":"timer"}', delayMs: 0 }
 		return core.completed(node, { output: fate, writes: { shared: fate } })
 	}
 
@@ -315,29 +268,28 @@ class World {
 			expect(this.applied.has(commit.token), 'a claim is committed once').toBe(false)
 			this.applied.add(commit.token)
 			this.past.push(commit)
-			if (commit.outcome !== 'completed' && commit.outcome !== 'failed') return
-			expect(this.ended.has(keyText(commit.key)), 'a node ends once').toBe(false)
+			if (commit.outcome !== 'completed') return
+			expect(this.ended.has(keyText(commit.key)), 'a node completes once').toBe(false)
 			this.ended.add(keyText(commit.key))
 		})
 	}
 
 	private async resume(pick: number): Promise<void> {
-		const waiting = await core.rows<{ run_id: string; node_id: string }>(
-			`select run_id, node_id from flowcraft_nodes where state = 'waiting' order by 1, 2`,
-		)
+		const waiting = await core.rows<{ run_id: string; node_id: string }>(`select run_id, node_id from flowcraft_nodes where state = 'waiting' order by 1, 2`)
 		const node = waiting[pick % Math.max(waiting.length, 1)]
-		if (node !== undefined)
-			await unlessConflict(resumeRun(core.sql, node.run_id, { nodeId: node.node_id }))
+		if (node !== undefined) await unlessConflict(resumeRun(core.sql, node.run_id, { nodeId: node.node_id }))
 	}
 
 	/** Its lease passes; what it has in hand it may still try to commit. */
 	private async kill(workerId: string): Promise<void> {
-		await core.rows(
-			`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`,
-			workerId,
-		)
+		await core.rows(`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`, workerId)
 		if (this.workers.length < 2) await this.hire()
 	}
+}
+
+/** Few enough to meet: two names, with one of two correlation keys or none. */
+function eventOf(pick: number): { name: string; key?: string } {
+	return { name: `e${pick % 2}`, ...(pick % 3 === 0 ? {} : { key: `k${pick % 3}` }) }
 }
 
 async function unlessConflict(done: Promise<unknown>): Promise<void> {
@@ -346,22 +298,18 @@ async function unlessConflict(done: Promise<unknown>): Promise<void> {
 	})
 }
 
-test(
-	'whatever happens at once, counters agree with nodes, nothing happens twice, nothing is lost, and every run ends',
-	{ timeout: 600_000 },
-	async () => {
-		await fc.assert(
-			fc.asyncProperty(history, async (waves) => {
-				const world = await World.create()
-				for (const wave of waves) {
-					await Promise.all(wave.map((each) => world.run(each)))
-					await world.check()
-				}
-				await world.bringToAnEnd()
+test('whatever happens at once, counters agree with nodes, nothing happens twice, nothing is lost, and every run ends', { timeout: 600_000 }, async () => {
+	await fc.assert(
+		fc.asyncProperty(history, async (waves) => {
+			const world = await World.create()
+			for (const wave of waves) {
+				await Promise.all(wave.map((each) => world.run(each)))
 				await world.check()
-			}),
-			// Another order of events is no simpler one: what failed is shown as it was, with its seed.
-			{ numRuns: HISTORIES, endOnFailure: true, verbose: fc.VerbosityLevel.None },
-		)
-	},
-)
+			}
+			await world.bringToAnEnd()
+			await world.check()
+		}),
+		// Another order of events is no simpler one: what failed is shown as it was, with its seed.
+		{ numRuns: HISTORIES, endOnFailure: true, verbose: fc.VerbosityLevel.None },
+	)
+})

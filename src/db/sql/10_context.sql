@@ -80,6 +80,9 @@ LANGUAGE sql STABLE ROWS 5 AS $$
 				ORDER BY n.generation DESC, n.created_at DESC
 				LIMIT 1
 			)
+			UNION ALL
+			SELECT to_json(s.run_id)::text, -1, 0, false
+			FROM flowcraft_statuses s WHERE asked.key = '_executionId' AND s.run_id = p_run
 		) AS candidate(value, seq, precedence, deleted)
 		ORDER BY candidate.seq DESC, candidate.precedence DESC
 		LIMIT 1
