@@ -647,6 +647,33 @@ describe('a worker', () => {
 		expect((await engine.end(runId)).context['n']).toBe('found')
 	})
 
+	test('does not run a node that has killed too many workers: it is a dead letter, and its fallback runs', async () => {
+		let calls = 0
+		await begin(
+			{
+				id: 'deadly',
+				nodes: [
+					{ id: 'n', uses: 'deadly', config: { fallback: 'f', maxRetries: 9 } },
+					{ id: 'f', uses: 'rescue' },
+				],
+				edges: [],
+			},
+			{ deadly: async () => ({ output: ++calls }), rescue: async () => ({ output: 'rescued' }) },
+			{ manualRelay: true },
+		)
+		const runId = await engine.start({ blueprint: 'deadly' })
+		await engine.rows('update flowcraft_nodes set crashes = 6 where run_id = $1', runId)
+		engine.relay.start()
+		const run = await engine.end(runId)
+		expect(run).toMatchObject({ status: 'completed', context: { f: 'rescued', n: null } })
+		expect(calls).toBe(0)
+		const [row] = await engine.rows<{ dead_letter: string }>(
+			`select dead_letter from flowcraft_nodes where run_id = $1 and node_id = 'n'`,
+			runId,
+		)
+		expect(row?.dead_letter).toMatch(/Workers died 6 times/)
+	})
+
 	test('makes a dead letter of what nobody could run within the limit', async () => {
 		await begin([], {}, { worker: { unrunnableLimitMs: 200 } })
 		const { registerBlueprint } = await import('../../src/blueprint/register.js')

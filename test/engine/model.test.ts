@@ -25,13 +25,69 @@ const BLUEPRINTS = ['chain', 'diamond', 'wide', 'any', 'rescued', 'nested', 'dee
 beforeAll(async () => {
 	core = await createCore()
 	const sub = (blueprintId: string) => ({ uses: 'subflow', params: { blueprintId } })
-	await core.register(flow('chain', [['a', 'b'], ['b', 'c']]))
-	await core.register(flow('diamond', [['a', 'b'], ['a', 'c'], ['b', 'd'], ['c', 'd'], ['d', 'e']]))
-	await core.register(flow('wide', [['a', 'j'], ['b', 'j'], ['c', 'j'], ['d', 'j'], ['a', 'k'], ['d', 'k']]))
-	await core.register(flow('any', [['a', 'j'], ['b', 'j'], ['c', 'j'], ['j', 'k']], { j: { config: { joinStrategy: 'any' } } }))
-	await core.register(flow('rescued', [['a', 'c'], ['b', 'c']], { a: { config: { fallback: 'f' } }, b: { config: { fallback: 'f' } }, f: { config: { fallback: 'g' } }, g: {} }))
+	await core.register(
+		flow('chain', [
+			['a', 'b'],
+			['b', 'c'],
+		]),
+	)
+	await core.register(
+		flow('diamond', [
+			['a', 'b'],
+			['a', 'c'],
+			['b', 'd'],
+			['c', 'd'],
+			['d', 'e'],
+		]),
+	)
+	await core.register(
+		flow('wide', [
+			['a', 'j'],
+			['b', 'j'],
+			['c', 'j'],
+			['d', 'j'],
+			['a', 'k'],
+			['d', 'k'],
+		]),
+	)
+	await core.register(
+		flow(
+			'any',
+			[
+				['a', 'j'],
+				['b', 'j'],
+				['c', 'j'],
+				['j', 'k'],
+			],
+			{ j: { config: { joinStrategy: 'any' } } },
+		),
+	)
+	await core.register(
+		flow(
+			'rescued',
+			[
+				['a', 'c'],
+				['b', 'c'],
+			],
+			{
+				a: { config: { fallback: 'f' } },
+				b: { config: { fallback: 'f' } },
+				f: { config: { fallback: 'g' } },
+				g: {},
+			},
+		),
+	)
 	await core.register(flow('single', [], { a: {} }))
-	await core.register(flow('nested', [['a', 's'], ['s', 'b']], { s: sub('diamond') }))
+	await core.register(
+		flow(
+			'nested',
+			[
+				['a', 's'],
+				['s', 'b'],
+			],
+			{ s: sub('diamond') },
+		),
+	)
 	await core.register(flow('deep', [], { s: sub('nested'), t: sub('single'), u: sub('single') }))
 })
 afterAll(() => core.drop())
@@ -127,14 +183,20 @@ class World {
 			case 'work': {
 				const before = this.held.length
 				this.messages.push(...(await core.drain()))
-				await this.claim(this.takeMessages(pick, 2 * size), this.workers[fate % this.workers.length] as string)
+				await this.claim(
+					this.takeMessages(pick, 2 * size),
+					this.workers[fate % this.workers.length] as string,
+				)
 				return this.commit(this.held.splice(before), fate)
 			}
 			case 'drain':
 				this.messages.push(...(await core.drain()))
 				return
 			case 'claim':
-				return this.claim(this.takeMessages(pick, size), this.workers[fate % this.workers.length] as string)
+				return this.claim(
+					this.takeMessages(pick, size),
+					this.workers[fate % this.workers.length] as string,
+				)
 			case 'commit':
 				return this.commit(this.takeHeld(pick, size), fate)
 			case 'commitAgain': {
@@ -152,7 +214,10 @@ class World {
 			case 'retry': {
 				const runId = this.runIds[pick % Math.max(this.runIds.length, 1)]
 				if (runId === undefined) return
-				if (kind === 'retry') await unlessConflict(retryRun(core.sql, runId, fate < 50 ? {} : { nodeId: fate < 75 ? 'a' : 's' }))
+				if (kind === 'retry')
+					await unlessConflict(
+						retryRun(core.sql, runId, fate < 50 ? {} : { nodeId: fate < 75 ? 'a' : 's' }),
+					)
 				else await unlessConflict((kind === 'pause' ? pauseRun : unpauseRun)(core.sql, runId))
 				return
 			}
@@ -162,7 +227,10 @@ class World {
 			case 'resume':
 				return this.resume(pick)
 			case 'release':
-				await releaseNodes(core.sql, this.takeHeld(pick, size).map(({ key, token }) => ({ key, token, delayMs: 0 })))
+				await releaseNodes(
+					core.sql,
+					this.takeHeld(pick, size).map(({ key, token }) => ({ key, token, delayMs: 0 })),
+				)
 				return
 			case 'die':
 				if (this.workers.length < 2) return
@@ -249,14 +317,30 @@ class World {
 		if (fate >= 92 && node.attempt < 3) return { key, token, outcome: 'retry', error: '{}', delayMs: 0 }
 		if (fate >= 86) return core.failed(node)
 		if (uses === 'subflow') {
-			if (node.child !== null) return node.child.status === 'completed' ? core.completed(node) : core.failed(node)
-			return { key, token, outcome: 'child', childRunId: crypto.randomUUID(), childBlueprint: String(params?.['blueprintId']) }
+			if (node.child !== null)
+				return node.child.status === 'completed' ? core.completed(node) : core.failed(node)
+			return {
+				key,
+				token,
+				outcome: 'child',
+				childRunId: crypto.randomUUID(),
+				childBlueprint: String(params?.['blueprintId']),
+			}
 		}
-		if (node.wake === null && fate >= 80) return { key, token, outcome: 'waiting', wait: '{"reason":"external_event"}' }
+		if (node.wake === null && fate >= 80)
+			return { key, token, outcome: 'waiting', wait: '{"reason":"external_event"}' }
 		if (node.wake === null && fate >= 74) {
-			return { key, token, outcome: 'waiting', wait: '{"reason":"external_event"}', waitEvent: eventOf(fate), delayMs: fate % 4 === 0 ? 0 : undefined }
+			return {
+				key,
+				token,
+				outcome: 'waiting',
+				wait: '{"reason":"external_event"}',
+				waitEvent: eventOf(fate),
+				delayMs: fate % 4 === 0 ? 0 : undefined,
+			}
 		}
-		if (node.wake === null && fate >= 68) return { key, token, outcome: 'waiting', wait: '{"reason":"timer"}', delayMs: 0 }
+		if (node.wake === null && fate >= 68)
+			return { key, token, outcome: 'waiting', wait: '{"reason":"timer"}', delayMs: 0 }
 		return core.completed(node, { output: fate, writes: { shared: fate } })
 	}
 
@@ -275,14 +359,20 @@ class World {
 	}
 
 	private async resume(pick: number): Promise<void> {
-		const waiting = await core.rows<{ run_id: string; node_id: string }>(`select run_id, node_id from flowcraft_nodes where state = 'waiting' order by 1, 2`)
+		const waiting = await core.rows<{ run_id: string; node_id: string }>(
+			`select run_id, node_id from flowcraft_nodes where state = 'waiting' order by 1, 2`,
+		)
 		const node = waiting[pick % Math.max(waiting.length, 1)]
-		if (node !== undefined) await unlessConflict(resumeRun(core.sql, node.run_id, { nodeId: node.node_id }))
+		if (node !== undefined)
+			await unlessConflict(resumeRun(core.sql, node.run_id, { nodeId: node.node_id }))
 	}
 
 	/** Its lease passes; what it has in hand it may still try to commit. */
 	private async kill(workerId: string): Promise<void> {
-		await core.rows(`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`, workerId)
+		await core.rows(
+			`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`,
+			workerId,
+		)
 		if (this.workers.length < 2) await this.hire()
 	}
 }
@@ -298,18 +388,22 @@ async function unlessConflict(done: Promise<unknown>): Promise<void> {
 	})
 }
 
-test('whatever happens at once, counters agree with nodes, nothing happens twice, nothing is lost, and every run ends', { timeout: 600_000 }, async () => {
-	await fc.assert(
-		fc.asyncProperty(history, async (waves) => {
-			const world = await World.create()
-			for (const wave of waves) {
-				await Promise.all(wave.map((each) => world.run(each)))
+test(
+	'whatever happens at once, counters agree with nodes, nothing happens twice, nothing is lost, and every run ends',
+	{ timeout: 600_000 },
+	async () => {
+		await fc.assert(
+			fc.asyncProperty(history, async (waves) => {
+				const world = await World.create()
+				for (const wave of waves) {
+					await Promise.all(wave.map((each) => world.run(each)))
+					await world.check()
+				}
+				await world.bringToAnEnd()
 				await world.check()
-			}
-			await world.bringToAnEnd()
-			await world.check()
-		}),
-		// Another order of events is no simpler one: what failed is shown as it was, with its seed.
-		{ numRuns: HISTORIES, endOnFailure: true, verbose: fc.VerbosityLevel.None },
-	)
-})
+			}),
+			// Another order of events is no simpler one: what failed is shown as it was, with its seed.
+			{ numRuns: HISTORIES, endOnFailure: true, verbose: fc.VerbosityLevel.None },
+		)
+	},
+)
