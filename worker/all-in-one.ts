@@ -97,6 +97,11 @@ async function start(): Promise<RunningProcess> {
 		max: server.databasePoolSize,
 		applicationName: 'flowcraft',
 	})
+	// What has been started is stopped in the opposite order, at the end as after a failure on the way.
+	const stops = [() => backing.close(), () => database.close()]
+	const stopAll = async (): Promise<void> => {
+		for (const stop of stops.splice(0).reverse()) await stop()
+	}
 	try {
 		await migrate(databaseUrl)
 		const worker = createWorker({
@@ -134,7 +139,12 @@ async function start(): Promise<RunningProcess> {
 			}),
 			isReady: async () => broker.isConnected() && (await worker.isReady()),
 		})
+		stops.push(() => observability.close())
 		// Blueprints first: whoever reaches the server can start them.
+		stops.push(
+			() => relay.stop(),
+			() => worker.stop(),
+		)
 		await worker.start()
 		relay.start()
 		const functions = await serveFunctions({
@@ -148,22 +158,11 @@ async function start(): Promise<RunningProcess> {
 			host: server.host,
 			port: server.port,
 		})
+		stops.push(() => functions.stop())
 		console.log(welcome(functions.url, services, settings))
-		return {
-			logger,
-			stopWithinMs: settings.DRAIN_MS + 40_000,
-			async stop() {
-				await functions.stop()
-				await worker.stop()
-				await relay.stop()
-				await observability.close()
-				await database.close()
-				await backing.close()
-			},
-		}
+		return { logger, stopWithinMs: settings.DRAIN_MS + 40_000, stop: stopAll }
 	} catch (error) {
-		await database.close()
-		await backing.close()
+		await stopAll()
 		throw error
 	}
 }

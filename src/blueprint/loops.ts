@@ -5,7 +5,10 @@
 import type { WorkflowBlueprint } from 'flowcraft'
 
 export interface BlueprintLoop {
-	/** The node that each turn begins with: the loop's controller, where the way in leads to one. */
+	/**
+	 * The node that each turn begins with: the loop's controller, where the way in leads to one; else an entry point of the
+	 * blueprint's; else where the way in leads; else the first of the loop's nodes in the blueprint, as in process.
+	 */
 	readonly entry: string
 	readonly nodes: ReadonlySet<string>
 }
@@ -38,7 +41,6 @@ export function findLoops(blueprint: WorkflowBlueprint): LoopsByNode {
 			members.find((id) => fromOutside.has(id) && controllers.has(id)) ??
 			members.find((id) => preferred.has(id)) ??
 			members.find((id) => fromOutside.has(id)) ??
-			members.find((id) => controllers.has(id)) ??
 			(members[0] as string)
 		)
 	}

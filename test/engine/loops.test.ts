@@ -80,6 +80,25 @@ describe('a loop', () => {
 		).toHaveLength(5)
 	})
 
+	test.each([
+		['that is led into at its body', true],
+		['that nothing leads into', false],
+	])('%s turns until its condition fails, and not once more', async (_, led) => {
+		const flow = createFlow('body-first')
+			.node('count', async ({ context }: NodeContext) => {
+				const next = Number((await context.get('counter')) ?? 0) + 1
+				await context.set('counter', next)
+				return { output: next }
+			})
+			.loop('again', { startNodeId: 'count', endNodeId: 'count', condition: 'counter < 5' })
+			.node('end', async () => ({ output: 'over' }))
+			.edge('again', 'end')
+		if (led) flow.node('init', async () => ({ output: 'begin' })).edge('init', 'count')
+		await begin({ blueprints: { 'body-first': flow } })
+		const run = await engine.run({ blueprint: 'body-first' })
+		expect(run).toMatchObject({ status: 'completed', context: { counter: 5, end: 'over' } })
+	})
+
 	test('shows the output of its newest turn', async () => {
 		await begin({
 			blueprints: {

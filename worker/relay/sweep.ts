@@ -62,7 +62,10 @@ export function createSweep({ db, broker, logger, queue, stalledMs }: SweepOptio
 				sweepWorkers(db, MAX_ROWS),
 			)
 			if (buried > 0 || recovered > 0)
-				logger.warn('Nodes of dead workers are ready again', { workers: buried, nodes: recovered })
+				logger.warn('Dead workers were found, their nodes are ready again', {
+					workers: buried,
+					nodes: recovered,
+				})
 
 			// Unknown depth counts as a backlog: re-emitting into a broker that cannot be asked helps nobody.
 			const depth = await broker.depth(queue)

@@ -336,7 +336,8 @@ BEGIN
 		WHERE n.state = 'pending';
 
 		-- What has arrived from outside a loop holds for its later generations: those that somebody arrives at now take
-		-- over what has arrived before, those that wait already are told.
+		-- over what has arrived before, those that wait already are told. It counts as arrived, not as taken: a turn
+		-- begins, and a join in it runs, by an edge that was taken in that turn.
 		IF cardinality(p_held_of) > 0 OR EXISTS (SELECT FROM unnest(p_arr_holds) AS h WHERE h IS NOT NULL) THEN
 			WITH given AS (
 				SELECT x.ord, p_runs[x.ix] AS run_id, x.node_id, x.generation, x.source, x.taken, x.holds
@@ -344,27 +345,27 @@ BEGIN
 					WITH ORDINALITY AS x(ix, node_id, generation, source, taken, holds, ord)
 				WHERE x.ix = ANY (committed)
 			), inherited AS (
-				SELECT g.run_id, g.node_id, g.generation, h.source, a.taken
+				SELECT g.run_id, g.node_id, g.generation, h.source
 				FROM given g
 				JOIN unnest(p_held_of, p_held_sources, p_held_generations) AS h(arrival, source, generation) ON h.arrival = g.ord
 				JOIN flowcraft_arrivals a
 					ON a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = h.generation AND a.source = h.source
 				UNION
-				SELECT g.run_id, g.node_id, n.generation, g.source, g.taken
+				SELECT g.run_id, g.node_id, n.generation, g.source
 				FROM given g
 				JOIN flowcraft_nodes n ON n.run_id = g.run_id AND n.node_id = g.node_id
 				WHERE g.holds IS NOT NULL AND n.state = 'pending' AND n.generation <> g.generation
 					AND starts_with(n.generation, g.holds)
 			), arrived AS (
 				INSERT INTO flowcraft_arrivals (run_id, node_id, generation, source, taken)
-				SELECT i.run_id, i.node_id, i.generation, i.source, i.taken FROM inherited i
+				SELECT i.run_id, i.node_id, i.generation, i.source, 0 FROM inherited i
 				ON CONFLICT DO NOTHING
-				RETURNING run_id, node_id, generation, taken
+				RETURNING run_id, node_id, generation
 			), counted AS (
-				SELECT a.run_id, a.node_id, a.generation, count(*)::int AS arrived, sum(a.taken)::int AS taken
+				SELECT a.run_id, a.node_id, a.generation, count(*)::int AS arrived
 				FROM arrived a GROUP BY a.run_id, a.node_id, a.generation
 			)
-			UPDATE flowcraft_nodes n SET arrived = n.arrived + c.arrived, taken = n.taken + c.taken
+			UPDATE flowcraft_nodes n SET arrived = n.arrived + c.arrived
 			FROM counted c
 			WHERE n.run_id = c.run_id AND n.node_id = c.node_id AND n.generation = c.generation AND n.recovers = ''
 				AND n.state = 'pending';

@@ -12,6 +12,9 @@ import { closeQuietly, openChannel, type Connection } from './connection.js'
 import { ChangeSignal, Deadline, messageOf, withDeadline } from './deadline.js'
 import type { Topology } from './topology.js'
 
+/** How a session ends that its own consumer has paused or closed. */
+const NOT_WANTED = 'not wanted'
+
 export interface SubscriptionOptions extends ConsumeOptions {
 	readonly connection: Connection
 	readonly topology: Topology
@@ -63,18 +66,21 @@ export class RabbitMqSubscription implements Subscription {
 		const { queue, connection, minBackoffMs, maxBackoffMs, logger } = this.#options
 		let failures = 0
 		let reported: string | undefined
+		let ended: string | undefined
 		while (this.#wanted !== 'closed' && !connection.isOver) {
 			if (!this.#isActive) {
 				await this.#changed.wait()
 				continue
 			}
 			try {
-				const lost = await this.#session(() => {
+				ended = await this.#session(() => {
 					failures = 0
 					reported = undefined
-					logger.info('RabbitMQ subscription stands', { queue })
+					// A worker that pauses when its slots are full comes back all the time.
+					logger[ended === NOT_WANTED ? 'debug' : 'info']('RabbitMQ subscription stands', { queue })
 				})
-				if (this.#isActive) logger.warn('RabbitMQ subscription lost', { queue, error: lost })
+				if (this.#isActive && ended !== NOT_WANTED)
+					logger.warn('RabbitMQ subscription lost', { queue, error: ended })
 			} catch (error) {
 				failures += 1
 				const message = messageOf(error)
@@ -106,7 +112,7 @@ export class RabbitMqSubscription implements Subscription {
 		}
 		await connection.ready(setupTimeoutMs)
 		await topology.ensure(queue)
-		if (!this.#isActive) return 'not wanted'
+		if (!this.#isActive) return NOT_WANTED
 		this.#inSession = true
 		const channel = await openChannel(connection, (model) => model.createChannel(), {
 			timeoutMs: setupTimeoutMs,
@@ -134,7 +140,7 @@ export class RabbitMqSubscription implements Subscription {
 				)
 			}, idleCheckMs)
 			while (session.over === undefined && this.#isActive) await this.#changed.wait()
-			return session.over ?? 'not wanted'
+			return session.over ?? NOT_WANTED
 		} finally {
 			clearInterval(watch)
 			const alive = session.over === undefined
