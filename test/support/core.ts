@@ -9,7 +9,12 @@ import { type BlueprintGraph, createGraph } from '../../src/blueprint/graph.js'
 import { registerBlueprint } from '../../src/blueprint/register.js'
 import { type ClaimedNode, claimNodes, type ClaimOutcome } from '../../src/claim/claim.js'
 import { registerWorker } from '../../src/claim/worker-registry.js'
-import { type CommitOutcome, commitNodes, type NodeCommit, type StoredInput } from '../../src/commit/commit.js'
+import {
+	type CommitOutcome,
+	commitNodes,
+	type NodeCommit,
+	type StoredInput,
+} from '../../src/commit/commit.js'
 import { createDatabase } from '../../src/db/client.js'
 import { type Executor, query, type Row } from '../../src/db/query.js'
 import type { NodeState, RunStatus } from '../../src/db/schema.js'
@@ -88,11 +93,19 @@ export const keyOf = (runId: string, nodeId: string, more: Partial<NodeKey> = {}
 	...more,
 })
 
-type Edge = readonly [source: string, target: string, more?: Omit<WorkflowBlueprint['edges'][number], 'source' | 'target'>]
+type Edge = readonly [
+	source: string,
+	target: string,
+	more?: Omit<WorkflowBlueprint['edges'][number], 'source' | 'target'>,
+]
 type NodeOptions = Partial<Omit<WorkflowBlueprint['nodes'][number], 'id'>>
 
 /** A blueprint from its edges; nodes without edges, and whatever a node needs beside its id, stand in `nodes`. */
-export function flow(id: string, edges: readonly Edge[], nodes: Readonly<Record<string, NodeOptions>> = {}): WorkflowBlueprint {
+export function flow(
+	id: string,
+	edges: readonly Edge[],
+	nodes: Readonly<Record<string, NodeOptions>> = {},
+): WorkflowBlueprint {
 	const ids = new Set([...edges.flatMap(([source, target]) => [source, target]), ...Object.keys(nodes)])
 	return {
 		id,
@@ -133,24 +146,40 @@ export async function createCore(): Promise<Core> {
 		start: async (blueprint, input = {}) => (await startRun(sql, { ...input, blueprint })).runId,
 		async worker(leaseMs = 600_000) {
 			const workerId = crypto.randomUUID()
-			await registerWorker(sql, { workerId, name: 'test', version: '', queues: [], slots: 1, offers: [], leaseMs })
+			await registerWorker(sql, {
+				workerId,
+				name: 'test',
+				version: '',
+				queues: [],
+				slots: 1,
+				offers: [],
+				leaseMs,
+			})
 			return workerId
 		},
 		claim: async (workerId, key) => (await claimNodes(sql, workerId, [key]))[0] as ClaimOutcome,
 		async claimed(workerId, runId, nodeId, more) {
 			const outcome = await core.claim(workerId, keyOf(runId, nodeId, more))
-			if (outcome.status !== 'claimed') throw new Error(`Node '${nodeId}' could not be claimed: ${outcome.status}`)
+			if (outcome.status !== 'claimed')
+				throw new Error(`Node '${nodeId}' could not be claimed: ${outcome.status}`)
 			return outcome.node
 		},
 		completed(node, { output, action, writes } = {}) {
-			const plan = planCompletion(graphOf(node.blueprintId), node.key, { output, ...(action === undefined ? {} : { action }) }, { evaluator, context: {} })
+			const plan = planCompletion(
+				graphOf(node.blueprintId),
+				node.key,
+				{ output, ...(action === undefined ? {} : { action }) },
+				{ evaluator, context: {} },
+			)
 			return {
 				key: node.key,
 				token: node.token,
 				outcome: 'completed',
 				output: JSON.stringify(output) ?? null,
 				action,
-				writes: Object.entries(writes ?? {}).map(([key, value]) => [key, JSON.stringify(value) ?? null] as const),
+				writes: Object.entries(writes ?? {}).map(
+					([key, value]) => [key, JSON.stringify(value) ?? null] as const,
+				),
 				next: plan.next.map((next) => ({ ...next, input: stored(next.input) })),
 				arrivals: plan.arrivals.map((arrival) => ({ ...arrival, input: stored(arrival.input) })),
 				recovered: plan.recovered,
@@ -205,7 +234,12 @@ export async function createCore(): Promise<Core> {
 					if (row.kind === 'child') await refreshChild(sql, row.key)
 					else jobs.push(row.key)
 				}
-				await settleOutbox(sql, token, rows.map(({ id }) => id), [])
+				await settleOutbox(
+					sql,
+					token,
+					rows.map(({ id }) => id),
+					[],
+				)
 			}
 		},
 		violations: () => findViolations(sql),
@@ -234,7 +268,8 @@ async function installChangedSources(sql: Sql): Promise<void> {
 }
 
 /** Sources as they stand, for tests that look at a function's plan. */
-export const sourceOf = (file: string): string => readFileSync(new URL(`../../src/db/sql/${file}`, import.meta.url), 'utf8')
+export const sourceOf = (file: string): string =>
+	readFileSync(new URL(`../../src/db/sql/${file}`, import.meta.url), 'utf8')
 
 async function findViolations(db: Executor): Promise<string[]> {
 	const rows = await query<{ violation: string }>(
