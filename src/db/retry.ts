@@ -6,7 +6,7 @@ import { withJitter } from '../loop.js'
 import { classifyDatabaseError } from './errors.js'
 
 /** Postgres did not come back in time. No fault of whoever needed it: the work is to be given back, not to fail. */
-export class DatabaseUnavailableError extends Error {
+class DatabaseUnavailableError extends Error {
 	constructor(what: string, ms: number, cause: unknown) {
 		super(`${what}: Postgres has not answered for ${ms} ms`, { cause })
 		this.name = 'DatabaseUnavailableError'

@@ -267,7 +267,10 @@ async function installChangedSources(sql: Sql): Promise<void> {
 	}
 }
 
-/** Sources as they stand, for tests that look at a function's plan. */
+/**
+ * Sources as they stand, for tests that look at a function's plan.
+ * @public
+ */
 export const sourceOf = (file: string): string =>
 	readFileSync(new URL(`../../src/db/sql/${file}`, import.meta.url), 'utf8')
 
