@@ -35,9 +35,21 @@ async function urlOf(owner: RunningProcess): Promise<string> {
 	return (await owner.waitForLine(/^url /)).slice('url '.length)
 }
 
+/** Whether somebody holds an advisory lock on this server: only the owner does. */
+async function isOwned(url: string): Promise<boolean> {
+	const sql = postgres(url, { max: 1, connect_timeout: 5, fetch_types: false, onnotice: () => {} })
+	try {
+		const rows = await sql`select from pg_locks where locktype = 'advisory' and granted`
+		return rows.length > 0
+	} finally {
+		await sql.end()
+	}
+}
+
 /** Adds a row and answers how many there are. */
 async function addRow(url: string): Promise<number> {
-	const sql = postgres(url, { max: 1, connect_timeout: 5, onnotice: () => {} })
+	// The driver leaves the rejection of its own query for types unhandled when the server dies under it.
+	const sql = postgres(url, { max: 1, connect_timeout: 5, fetch_types: false, onnotice: () => {} })
 	try {
 		await sql`create table if not exists kept (n int)`
 		await sql`insert into kept values (1)`
@@ -113,6 +125,8 @@ test('comes back on the same port when its server is killed', async () => {
 	const killed = await readPostmaster(join(dataDir, 'postgres'))
 	process.kill(killed?.pid ?? 0, 'SIGKILL')
 	expect(await waitFor('the server', () => addRow(server.url), { deadlineMs: 20_000 })).toBe(2)
+	// The folder is its owner's again once it has its lock back; until then whoever starts first has it.
+	await waitFor('the owner to have its lock', () => isOwned(server.url))
 	await expect(startEmbeddedPostgres({ dataDir, log: noLogger })).rejects.toThrow(
 		'Another process is using',
 	)

@@ -2,7 +2,7 @@ import { inspect } from 'node:util'
 import { setTimeout as delay } from 'node:timers/promises'
 
 export interface WaitOptions<T> {
-	/** Give up after so long, in ms. Default 10000. */
+	/** Give up after so long, in ms. Default 20000: a busy machine is slow, a lost message is found late. */
 	readonly deadlineMs?: number
 	/** Ask again after so long, in ms. Default 25. */
 	readonly everyMs?: number
@@ -35,7 +35,7 @@ export async function waitFor<T>(
 	fn: () => T | Promise<T>,
 	options: WaitOptions<T> = {},
 ): Promise<T> {
-	const { deadlineMs = 10_000, everyMs = 25, until = Boolean } = options
+	const { deadlineMs = 20_000, everyMs = 25, until = Boolean } = options
 	const deadline = Date.now() + deadlineMs
 	let answers = 0
 	let last: { value: T } | { error: unknown } | undefined

@@ -17,6 +17,7 @@ export async function migrate(databaseUrl: string): Promise<void> {
 	// One connection: the lock belongs to the session that applies the migrations.
 	const client = postgres(databaseUrl, {
 		max: 1,
+		fetch_types: false,
 		onnotice: () => {},
 		connection: { application_name: 'flowcraft-migrate' },
 	})

@@ -274,6 +274,7 @@ class Server {
 	async #tryToOwn(port: number): Promise<Sql | 'taken' | 'not answering'> {
 		const session: Sql = postgres(this.url('postgres', port), {
 			max: 1,
+			fetch_types: false,
 			idle_timeout: 0,
 			// The default ends the session, and with it the lock, after less than an hour and a half.
 			max_lifetime: null,
