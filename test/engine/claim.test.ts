@@ -324,3 +324,66 @@ test('a claim that has to wait for a run holds none of its nodes meanwhile, so t
 	expect((await claiming.claim).map(({ status }) => status)).toEqual(['claimed', 'claimed'])
 	expect(await core.violations()).toEqual([])
 })
+
+test('whatever claims, commits, resumes and cancels meet on a run, a cancelled run has nothing ready, and counters agree', async () => {
+	const chance = (probability: number): boolean => Math.random() < probability
+	await core.register(
+		flow('race', [
+			['a', 'b'],
+			['a', 'c'],
+			['b', 'd'],
+			['c', 'd'],
+			['d', 'e'],
+		]),
+	)
+	const workers = [worker, await core.worker()]
+	let cancelled = 0
+	for (let round = 0; round < 200; round++) {
+		const runId = await core.start('race')
+		// So far it has come by itself.
+		const done = ['a', 'b', 'c', 'd'].slice(0, round % 5)
+		for (const nodeId of done)
+			await core.commit(core.completed(await core.claimed(worker, runId, nodeId)))
+		const next = ['a', 'b', 'c', 'd', 'e'].filter((nodeId) => !done.includes(nodeId))
+		const outcome = await core.claim(worker, keyOf(runId, next[0] as string))
+		const node = outcome.status === 'claimed' ? outcome.node : undefined
+		if (node !== undefined && chance(0.3)) {
+			await core.commit({
+				key: node.key,
+				token: node.token,
+				outcome: 'waiting',
+				wait: '{}',
+				delayMs: chance(0.5) ? 0 : undefined,
+			})
+		}
+
+		const claim = async (id: string): Promise<void> => {
+			const claims = await claimNodes(
+				core.sql,
+				id,
+				next.map((nodeId) => keyOf(runId, nodeId)),
+			)
+			const nodes = claims.flatMap((each) => (each.status === 'claimed' ? [each.node] : []))
+			if (nodes.length > 0) await core.commit(...nodes.map((each) => core.completed(each)))
+		}
+		await Promise.all([
+			...workers.map(claim),
+			node === undefined ? undefined : core.commit(core.completed(node)),
+			resumeRun(core.sql, runId).catch(() => {}),
+			cancelRun(core.sql, runId).catch(() => {}),
+		])
+
+		const { status } = await core.run(runId)
+		expect(['cancelled', 'completed']).toContain(status)
+		if (status === 'cancelled') {
+			cancelled += 1
+			const live = Object.values(await core.nodes(runId)).filter(({ state }) =>
+				['ready', 'running', 'waiting', 'child'].includes(state),
+			)
+			expect(live).toEqual([])
+			expect(await core.outbox(runId)).toEqual([])
+		}
+	}
+	expect(await core.violations()).toEqual([])
+	expect(cancelled).toBeGreaterThan(100)
+})

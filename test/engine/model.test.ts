@@ -154,6 +154,8 @@ class World {
 	private readonly workers: string[] = []
 	/** What stands in the broker. */
 	private messages: NodeKey[] = []
+	/** What has been lost from there, at some time: the sweep's affair. */
+	private readonly lost = new Set<string>()
 	private readonly held: ClaimedNode[] = []
 	private readonly past: NodeCommit[] = []
 	/** Tokens whose commit was applied, and nodes that have ended, to see that neither happens twice. */
@@ -242,7 +244,7 @@ class World {
 				await sweepLost(core.sql, 0, fate < 50, size * 10)
 				return
 			case 'lose':
-				this.takeMessages(pick, size)
+				for (const key of this.takeMessages(pick, size)) this.lost.add(keyText(key))
 				return
 			case 'duplicate': {
 				const taken = this.takeMessages(pick, size)
@@ -254,6 +256,7 @@ class World {
 
 	async check(): Promise<void> {
 		expect(await core.violations()).toEqual([])
+		expect(await this.forgotten()).toEqual([])
 		const { repaired } = await sweepRuns(core.sql, '', 1000, 0)
 		expect(repaired).toEqual([])
 	}
@@ -285,6 +288,36 @@ class World {
 			where s.finished_at is null and n.state in ('ready', 'running', 'waiting', 'child')`,
 		)
 		throw new Error(`Runs do not come to their end: ${JSON.stringify(stuck)}`)
+	}
+
+	/** Nodes that could run, but have neither a row in the outbox nor a message, and no message of theirs was lost. */
+	private async forgotten(): Promise<string[]> {
+		const rows = await core.rows<{
+			run_id: string
+			node_id: string
+			generation: string
+			recovers: string
+		}>(
+			`select n.run_id, n.node_id, n.generation, n.recovers
+			from flowcraft_nodes n join flowcraft_statuses s on s.run_id = n.run_id and s.status in ('running', 'awaiting')
+			left join flowcraft_statuses child on child.run_id = n.child_run_id
+			where (n.state = 'ready' or (n.state = 'waiting' and n.due_at is not null) or (n.state = 'child' and child.finished_at is not null))
+				and not exists (
+					select from flowcraft_outbox o where o.kind = 'job' and o.run_id = n.run_id and o.node_id = n.node_id
+						and o.generation = n.generation and o.recovers = n.recovers
+				)`,
+		)
+		const known = new Set([...this.lost, ...this.messages.map(keyText)])
+		return rows
+			.map((row) =>
+				keyText({
+					runId: row.run_id,
+					nodeId: row.node_id,
+					generation: row.generation,
+					recovers: row.recovers,
+				}),
+			)
+			.filter((key) => !known.has(key))
 	}
 
 	private takeMessages(pick: number, size: number): NodeKey[] {

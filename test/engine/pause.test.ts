@@ -328,6 +328,18 @@ describe('races', () => {
 		expect(await claim(runId, 'b')).toBe('paused')
 	})
 
+	test('a message that is published while an unpause is under way is not lost', async () => {
+		const runId = await core.start('chain')
+		await pauseRun(core.sql, runId)
+		await core.sql.begin(async (tx) => {
+			await unpauseRun(tx, runId)
+			// To whom it gets by now, the run is still paused.
+			for (const key of await core.drain()) await core.claim(worker, key)
+		})
+		for (const key of await core.drain()) await core.claim(worker, key)
+		expect((await core.nodes(runId))['a']?.state).toBe('running')
+	})
+
 	test('whatever pauses, unpauses and commits do at once, every node runs in the end and the counters agree', async () => {
 		const runIds = await Promise.all(Array.from({ length: 6 }, () => core.start('chain')))
 		const steer = async (runId: string): Promise<void> => {

@@ -6,6 +6,7 @@ CREATE OR REPLACE FUNCTION flowcraft_insert_run(
 ) RETURNS boolean -- false, and nothing written: the run id is taken
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan
+SET jit = off
 AS $$
 DECLARE
 	v_now timestamptz := clock_timestamp();
@@ -18,7 +19,8 @@ DECLARE
 	END;
 BEGIN
 	SELECT b.start_nodes, b.version INTO STRICT v_start_nodes, v_version
-	FROM flowcraft_blueprints b WHERE b.blueprint_id = p_blueprint AND b.hash = p_hash;
+	-- A caller that passes a run's id passes its collation along, and with that one the index would be of no use.
+	FROM flowcraft_blueprints b WHERE b.blueprint_id = p_blueprint COLLATE "default" AND b.hash = p_hash COLLATE "default";
 
 	INSERT INTO flowcraft_statuses (run_id, status, blueprint_id, blueprint_hash, blueprint_version, pins, live_count,
 		tags, traceparent, deadline_at, parent_run_id, parent_node_id, parent_generation, parent_recovers, depth,
@@ -88,6 +90,7 @@ CREATE OR REPLACE FUNCTION flowcraft_start_run(
 )
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE

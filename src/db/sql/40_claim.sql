@@ -24,6 +24,9 @@ SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -47,44 +50,50 @@ BEGIN
 
 	-- 1. Timers that have fired and children that have ended: these nodes cease to wait, which a run counts, so the runs
 	--    are locked: first, before any node, and parents before children. Only what is locked here is woken.
-	SELECT array_agg(locked.run_id) INTO v_locked FROM (
-		SELECT s.run_id FROM flowcraft_statuses s
-		WHERE s.run_id IN (
-			SELECT w.run_id
-			FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS w(run_id, node_id, generation, recovers)
-			JOIN flowcraft_nodes n
-				ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
-			WHERE n.state IN ('waiting', 'child')
-		)
-		ORDER BY s.depth, s.run_id FOR NO KEY UPDATE
-	) AS locked;
+	SELECT array_agg(DISTINCT w.run_id) INTO v_locked
+	FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS w(run_id, node_id, generation, recovers)
+	CROSS JOIN LATERAL (
+		SELECT n.state FROM flowcraft_nodes n
+		WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+		OFFSET 0
+	) AS n
+	WHERE n.state IN ('waiting', 'child');
 	IF v_locked IS NOT NULL THEN
+		PERFORM FROM flowcraft_statuses s WHERE s.run_id = ANY (v_locked) ORDER BY s.depth, s.run_id FOR NO KEY UPDATE;
 		WITH wanted AS (
 			SELECT min(w.ix)::int AS ix, w.run_id, w.node_id, w.generation, w.recovers
 			FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
 			WHERE w.run_id = ANY (v_locked)
 			GROUP BY w.run_id, w.node_id, w.generation, w.recovers
+		), asleep AS (
+			SELECT w.ix, n.place, n.state, child.status AS child_status, child.finished_at AS child_finished_at,
+				-- Counted as waiting until now: every wait, and a child that was known to wait.
+				CASE WHEN n.state = 'waiting' OR n.child_status = 'awaiting' THEN -1 ELSE 0 END AS waiting
+			FROM wanted w
+			CROSS JOIN LATERAL (
+				SELECT n.ctid AS place, n.state, n.due_at, n.child_run_id, n.child_status FROM flowcraft_nodes n
+				WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+				OFFSET 0
+			) AS n
+			CROSS JOIN LATERAL (SELECT s.status FROM flowcraft_statuses s WHERE s.run_id = w.run_id OFFSET 0) AS s
+			LEFT JOIN LATERAL (
+				SELECT c.status, c.finished_at FROM flowcraft_statuses c WHERE c.run_id = n.child_run_id OFFSET 0
+			) AS child ON n.state = 'child'
+			WHERE s.status IN ('running', 'awaiting') AND (
+				(n.state = 'waiting' AND n.due_at <= v_now)
+				OR (n.state = 'child' AND child.finished_at IS NOT NULL)
+			)
 		), woken AS (
 			UPDATE flowcraft_nodes n
 			SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
 				wake = CASE n.state WHEN 'child' THEN 'child' ELSE 'timer' END,
 				-- Its message was due when the timer was, or when the child ended: the sweep compares messages by it.
-				emitted_at = greatest(n.emitted_at, n.due_at, child.finished_at),
+				emitted_at = greatest(n.emitted_at, n.due_at, a.child_finished_at),
 				due_at = NULL,
-				child_status = coalesce(child.status, n.child_status)
-			FROM wanted w
-			JOIN flowcraft_nodes was
-				ON was.run_id = w.run_id AND was.node_id = w.node_id AND was.generation = w.generation AND was.recovers = w.recovers
-			JOIN flowcraft_statuses s ON s.run_id = w.run_id AND s.status IN ('running', 'awaiting')
-			LEFT JOIN flowcraft_statuses child ON child.run_id = was.child_run_id AND was.state = 'child'
-			WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
-				AND (
-					(n.state = 'waiting' AND n.due_at <= v_now)
-					OR (n.state = 'child' AND child.finished_at IS NOT NULL)
-				)
-			RETURNING w.ix, n.run_id,
-				-- Counted as waiting before: every wait, and a child that was known to wait.
-				CASE WHEN was.state = 'waiting' OR was.child_status = 'awaiting' THEN -1 ELSE 0 END AS waiting
+				child_status = coalesce(a.child_status, n.child_status)
+			FROM asleep a
+			WHERE n.ctid = a.place AND n.state || '' = a.state
+			RETURNING a.ix, n.run_id, a.waiting
 		)
 		SELECT array_agg(woken.ix), array_agg(woken.run_id), array_agg(woken.waiting)
 		INTO v_woken, v_woken_runs, v_woken_waiting FROM woken;
@@ -101,19 +110,21 @@ BEGIN
 		FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
 		GROUP BY w.run_id, w.node_id, w.generation, w.recovers
 	), free AS (
-		SELECT w.ix, n.run_id, n.node_id, n.generation, n.recovers
+		SELECT w.ix, n.place
 		FROM wanted w
-		JOIN flowcraft_statuses s ON s.run_id = w.run_id AND s.status IN ('running', 'awaiting')
-		JOIN flowcraft_nodes n
-			ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
-		WHERE n.state = 'ready' AND (n.due_at IS NULL OR n.due_at <= v_now)
-		FOR UPDATE OF n SKIP LOCKED
+		CROSS JOIN LATERAL (SELECT s.status FROM flowcraft_statuses s WHERE s.run_id = w.run_id OFFSET 0) AS s
+		CROSS JOIN LATERAL (
+			SELECT n.ctid AS place FROM flowcraft_nodes n
+			WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+				AND n.state || '' = 'ready' AND (n.due_at IS NULL OR n.due_at <= v_now)
+			FOR UPDATE SKIP LOCKED
+		) AS n
+		WHERE s.status IN ('running', 'awaiting')
 	), claimed AS (
 		UPDATE flowcraft_nodes n
 		SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now
 		FROM free f
-		WHERE n.run_id = f.run_id AND n.node_id = f.node_id AND n.generation = f.generation AND n.recovers = f.recovers
-			AND n.state = 'ready'
+		WHERE n.ctid = f.place AND n.state || '' = 'ready'
 		RETURNING f.ix
 	)
 	SELECT coalesce(array_agg(c.ix), '{}') || coalesce(v_woken, '{}') INTO v_claimed FROM claimed c;
@@ -136,11 +147,18 @@ BEGIN
 		n.child_run_id::text, child.status, child.reason,
 		s.blueprint_id, s.blueprint_hash, s.depth::int, s.traceparent, n.dynamic
 	FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
-	LEFT JOIN flowcraft_nodes n
-		ON n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
-	LEFT JOIN flowcraft_statuses s ON s.run_id = w.run_id
-	LEFT JOIN flowcraft_nodes source
-		ON source.run_id = n.run_id AND source.node_id = n.input_node
-		AND source.generation = n.input_generation AND source.recovers = n.input_recovers
-	LEFT JOIN flowcraft_statuses child ON child.run_id = n.child_run_id;
+	LEFT JOIN LATERAL (
+		SELECT n.* FROM flowcraft_nodes n
+		WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
+		OFFSET 0
+	) AS n ON true
+	LEFT JOIN LATERAL (SELECT s.* FROM flowcraft_statuses s WHERE s.run_id = w.run_id OFFSET 0) AS s ON true
+	LEFT JOIN LATERAL (
+		SELECT i.output FROM flowcraft_nodes i
+		WHERE i.run_id = w.run_id AND i.node_id = n.input_node AND i.generation = n.input_generation AND i.recovers = n.input_recovers
+		OFFSET 0
+	) AS source ON true
+	LEFT JOIN LATERAL (
+		SELECT c.status, c.reason FROM flowcraft_statuses c WHERE c.run_id = n.child_run_id OFFSET 0
+	) AS child ON true;
 END $$;

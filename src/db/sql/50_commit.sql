@@ -50,6 +50,9 @@ SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -92,12 +95,15 @@ BEGIN
 			SELECT g.ix::int AS ix, g.run_id, g.node_id, g.generation, g.child_blueprint
 			FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens, p_child_blueprints)
 				WITH ORDINALITY AS g(run_id, node_id, generation, recovers, token, child_blueprint, ix)
-			JOIN flowcraft_nodes n
-				ON n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+			CROSS JOIN LATERAL (
+				SELECT n.state, n.claim_token FROM flowcraft_nodes n
+				WHERE n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+				OFFSET 0
+			) AS n
 			WHERE n.state = 'running' AND n.claim_token = g.token
 		), contradictions AS (
 			SELECT h.ix, format('There is no blueprint ''%s'' for this subflow', h.child_blueprint) AS why
-			FROM holding h JOIN flowcraft_statuses s ON s.run_id = h.run_id
+			FROM holding h CROSS JOIN LATERAL (SELECT s.pins FROM flowcraft_statuses s WHERE s.run_id = h.run_id OFFSET 0) AS s
 			WHERE h.child_blueprint IS NOT NULL AND NOT EXISTS (
 				SELECT FROM flowcraft_blueprints b WHERE b.blueprint_id = h.child_blueprint
 					AND b.hash = coalesce(s.pins ->> h.child_blueprint, flowcraft_resolve_blueprint(h.child_blueprint, NULL))
@@ -107,16 +113,34 @@ BEGIN
 			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_dynamic)
 				AS x(ix, node_id, generation, recovers, dynamic)
 			JOIN holding h ON h.ix = x.ix
-			JOIN flowcraft_nodes n
-				ON n.run_id = h.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = ''
+			CROSS JOIN LATERAL (
+				SELECT n.node_id, n.generation, n.state FROM flowcraft_nodes n
+				WHERE n.run_id = h.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = ''
+				OFFSET 0
+			) AS n
 			-- A fallback of a dynamic node is a node of the blueprint.
 			WHERE x.dynamic IS NOT NULL AND x.recovers = ''
+			UNION ALL
+			-- Of several nodes of this batch that add one under the same id, the first is right.
+			SELECT added.ix, format('The dynamic node ''%s'' exists already', added.node_id)
+			FROM (
+				SELECT h.ix, x.node_id,
+					first_value(h.ix) OVER (PARTITION BY h.run_id, x.node_id, x.generation ORDER BY h.ix) AS first_ix
+				FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_dynamic)
+					AS x(ix, node_id, generation, recovers, dynamic)
+				JOIN holding h ON h.ix = x.ix
+				WHERE x.dynamic IS NOT NULL AND x.recovers = ''
+			) AS added
+			WHERE added.ix <> added.first_ix
 			UNION ALL
 			SELECT h.ix, format('Node ''%s'' has run already: no more nodes can be added to it', x.node_id)
 			FROM unnest(p_raise_of, p_raise_nodes, p_raise_generations) AS x(ix, node_id, generation)
 			JOIN holding h ON h.ix = x.ix
-			JOIN flowcraft_nodes n
-				ON n.run_id = h.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = ''
+			CROSS JOIN LATERAL (
+				SELECT n.node_id, n.generation, n.state FROM flowcraft_nodes n
+				WHERE n.run_id = h.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = ''
+				OFFSET 0
+			) AS n
 			-- A gather may add nodes to itself.
 			WHERE n.state <> 'pending' AND (n.node_id <> h.node_id OR n.generation <> h.generation)
 		), first_of_each AS (
@@ -134,6 +158,19 @@ BEGIN
 			WITH ORDINALITY AS g(run_id, node_id, generation, recovers, token, outcome, output, action, error,
 			reason, dead_letter, delay_ms, wait, wait_event, wait_key, child_run_id, ix)
 		WHERE g.ix <> ALL (refused)
+	), holding AS (
+		SELECT g.*, n.place, s.commit_seq, s.blueprint_id, s.traceparent
+		FROM given g
+		CROSS JOIN LATERAL (
+			SELECT n.ctid AS place, n.state, n.claim_token FROM flowcraft_nodes n
+			WHERE n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+			OFFSET 0
+		) AS n
+		CROSS JOIN LATERAL (
+			SELECT s.commit_seq, s.blueprint_id, s.traceparent, s.finished_at FROM flowcraft_statuses s
+			WHERE s.run_id = g.run_id OFFSET 0
+		) AS s
+		WHERE n.state = 'running' AND n.claim_token = g.token AND s.finished_at IS NULL
 	), finished AS (
 		UPDATE flowcraft_nodes n SET
 			state = CASE g.outcome WHEN 'retry' THEN 'ready' ELSE g.outcome END,
@@ -153,14 +190,13 @@ BEGIN
 			unrunnable_since = NULL,
 			child_run_id = CASE g.outcome WHEN 'completed' THEN n.child_run_id WHEN 'failed' THEN n.child_run_id ELSE g.child_run_id END,
 			child_status = CASE g.outcome WHEN 'child' THEN 'running' END,
-			finished_seq = CASE WHEN g.outcome IN ('completed', 'failed') THEN s.commit_seq + 1 END,
+			finished_seq = CASE WHEN g.outcome IN ('completed', 'failed') THEN g.commit_seq + 1 END,
 			finished_at = CASE WHEN g.outcome IN ('completed', 'failed') THEN v_now END
-		FROM given g JOIN flowcraft_statuses s ON s.run_id = g.run_id
-		WHERE n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
-			AND n.state = 'running' AND n.claim_token = g.token
-			AND s.finished_at IS NULL
+		FROM holding g
+		-- Once more: a sweep may be taking it away at this moment.
+		WHERE n.ctid = g.place AND n.state || '' = 'running' AND n.claim_token = g.token
 		RETURNING g.ix, g.run_id, g.outcome, g.reason, g.delay_ms, g.error,
-			n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, n.due_at, s.blueprint_id, s.traceparent
+			n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, n.due_at, g.blueprint_id, g.traceparent
 	), timers AS (
 		-- Retries and the ends of waits come back through the outbox when they are due.
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
@@ -185,8 +221,11 @@ BEGIN
 		SELECT coalesce(array_agg(g.ix::int), '{}') INTO repeated
 		FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens)
 			WITH ORDINALITY AS g(run_id, node_id, generation, recovers, token, ix)
-		JOIN flowcraft_nodes n
-			ON n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+		CROSS JOIN LATERAL (
+			SELECT n.state, n.claim_token FROM flowcraft_nodes n
+			WHERE n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
+			OFFSET 0
+		) AS n
 		WHERE n.claim_token = g.token AND n.state <> 'running' AND n.state <> 'cancelled'
 			AND g.ix <> ALL (coalesce(committed, '{}'));
 	END IF;
@@ -249,7 +288,9 @@ BEGIN
 		), posted AS (
 			INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
 			SELECT a.run_id, a.node_id, a.generation, a.recovers, s.blueprint_id, s.traceparent, v_now
-			FROM added a JOIN flowcraft_statuses s ON s.run_id = a.run_id
+			FROM added a CROSS JOIN LATERAL (
+				SELECT s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = a.run_id OFFSET 0
+			) AS s
 		), counted AS (
 			SELECT a.run_id, count(*)::int AS live FROM added a GROUP BY a.run_id
 		)
@@ -348,12 +389,17 @@ BEGIN
 				SELECT g.run_id, g.node_id, g.generation, h.source
 				FROM given g
 				JOIN unnest(p_held_of, p_held_sources, p_held_generations) AS h(arrival, source, generation) ON h.arrival = g.ord
-				JOIN flowcraft_arrivals a
-					ON a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = h.generation AND a.source = h.source
+				CROSS JOIN LATERAL (
+					SELECT FROM flowcraft_arrivals a
+					WHERE a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = h.generation AND a.source = h.source
+					OFFSET 0
+				) AS a
 				UNION
 				SELECT g.run_id, g.node_id, n.generation, g.source
 				FROM given g
-				JOIN flowcraft_nodes n ON n.run_id = g.run_id AND n.node_id = g.node_id
+				CROSS JOIN LATERAL (
+					SELECT n.generation, n.state FROM flowcraft_nodes n WHERE n.run_id = g.run_id AND n.node_id = g.node_id OFFSET 0
+				) AS n
 				WHERE g.holds IS NOT NULL AND n.state = 'pending' AND n.generation <> g.generation
 					AND starts_with(n.generation, g.holds)
 			), arrived AS (
@@ -367,8 +413,12 @@ BEGIN
 			)
 			UPDATE flowcraft_nodes n SET arrived = n.arrived + c.arrived
 			FROM counted c
-			WHERE n.run_id = c.run_id AND n.node_id = c.node_id AND n.generation = c.generation AND n.recovers = ''
-				AND n.state = 'pending';
+			CROSS JOIN LATERAL (
+				SELECT p.ctid AS place FROM flowcraft_nodes p
+				WHERE p.run_id = c.run_id AND p.node_id = c.node_id AND p.generation = c.generation AND p.recovers = ''
+				OFFSET 0
+			) AS p
+			WHERE n.ctid = p.place AND n.state || '' = 'pending';
 		END IF;
 
 		WITH touched AS (
@@ -381,18 +431,27 @@ BEGIN
 			WHERE x.ix = ANY (committed)
 			UNION
 			SELECT n.run_id, n.node_id, n.generation
-			FROM touched t JOIN flowcraft_nodes n ON n.run_id = t.run_id AND n.node_id = t.node_id
+			FROM touched t CROSS JOIN LATERAL (
+				SELECT n.run_id, n.node_id, n.generation, n.state FROM flowcraft_nodes n
+				WHERE n.run_id = t.run_id AND n.node_id = t.node_id OFFSET 0
+			) AS n
 			WHERE n.state = 'pending'
 		), ripe AS (
 			UPDATE flowcraft_nodes n SET state = 'ready', emitted_at = v_now
 			FROM ripening t
-			WHERE n.run_id = t.run_id AND n.node_id = t.node_id AND n.generation = t.generation AND n.recovers = ''
-				AND n.state = 'pending' AND n.arrived >= n.expected AND n.taken > 0
+			CROSS JOIN LATERAL (
+				SELECT p.ctid AS place FROM flowcraft_nodes p
+				WHERE p.run_id = t.run_id AND p.node_id = t.node_id AND p.generation = t.generation AND p.recovers = ''
+				OFFSET 0
+			) AS p
+			WHERE n.ctid = p.place AND n.state || '' = 'pending' AND n.arrived >= n.expected AND n.taken > 0
 			RETURNING n.run_id, n.node_id, n.generation
 		), posted AS (
 			INSERT INTO flowcraft_outbox (run_id, node_id, generation, blueprint_id, traceparent, due_at)
 			SELECT r.run_id, r.node_id, r.generation, s.blueprint_id, s.traceparent, v_now
-			FROM ripe r JOIN flowcraft_statuses s ON s.run_id = r.run_id
+			FROM ripe r CROSS JOIN LATERAL (
+				SELECT s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = r.run_id OFFSET 0
+			) AS s
 		), counted AS (
 			SELECT r.run_id, count(*)::int AS live FROM ripe r GROUP BY r.run_id
 		)
@@ -409,10 +468,13 @@ BEGIN
 		WITH recovered AS (
 			UPDATE flowcraft_nodes n SET state = 'recovered', output = 'null', finished_seq = s.commit_seq + 1
 			FROM unnest(p_rec_of, p_rec_nodes, p_rec_generations, p_rec_recovers) AS x(ix, node_id, generation, recovers)
-			JOIN flowcraft_statuses s ON s.run_id = p_runs[x.ix]
-			WHERE x.ix = ANY (committed)
-				AND n.run_id = p_runs[x.ix] AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = x.recovers
-				AND n.state = 'failed'
+			CROSS JOIN LATERAL (
+				SELECT p.ctid AS place FROM flowcraft_nodes p
+				WHERE p.run_id = p_runs[x.ix] AND p.node_id = x.node_id AND p.generation = x.generation AND p.recovers = x.recovers
+				OFFSET 0
+			) AS p
+			CROSS JOIN LATERAL (SELECT s.commit_seq FROM flowcraft_statuses s WHERE s.run_id = p_runs[x.ix] OFFSET 0) AS s
+			WHERE x.ix = ANY (committed) AND n.ctid = p.place AND n.state || '' = 'failed'
 			RETURNING n.run_id
 		), counted AS (
 			SELECT r.run_id, -count(*)::int AS failed FROM recovered r GROUP BY r.run_id
@@ -429,7 +491,9 @@ BEGIN
 		INSERT INTO flowcraft_contexts (run_id, key, value, seq)
 		SELECT DISTINCT ON (s.run_id, x.key) s.run_id, x.key, x.value, s.commit_seq + 1
 		FROM unnest(p_ctx_of, p_ctx_keys, p_ctx_values) WITH ORDINALITY AS x(ix, key, value, ord)
-		JOIN flowcraft_statuses s ON s.run_id = p_runs[x.ix]
+		CROSS JOIN LATERAL (
+			SELECT s.run_id, s.commit_seq FROM flowcraft_statuses s WHERE s.run_id = p_runs[x.ix] OFFSET 0
+		) AS s
 		WHERE x.ix = ANY (committed)
 		ORDER BY s.run_id, x.key, x.ord DESC
 		ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value, seq = excluded.seq;
@@ -482,6 +546,9 @@ SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
 AS $$
 DECLARE
 	v_now timestamptz := clock_timestamp();
@@ -495,9 +562,15 @@ BEGIN
 			unrunnable_since = CASE WHEN p_unrunnable THEN coalesce(n.unrunnable_since, v_now) END
 		FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens, p_delays)
 			AS g(run_id, node_id, generation, recovers, token, delay_ms)
-		JOIN flowcraft_statuses s ON s.run_id = g.run_id AND s.finished_at IS NULL
-		WHERE n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers
-			AND n.state = 'running' AND n.claim_token = g.token
+		CROSS JOIN LATERAL (
+			SELECT p.ctid AS place FROM flowcraft_nodes p
+			WHERE p.run_id = g.run_id AND p.node_id = g.node_id AND p.generation = g.generation AND p.recovers = g.recovers
+			OFFSET 0
+		) AS p
+		CROSS JOIN LATERAL (
+			SELECT s.blueprint_id, s.traceparent, s.finished_at FROM flowcraft_statuses s WHERE s.run_id = g.run_id OFFSET 0
+		) AS s
+		WHERE s.finished_at IS NULL AND n.ctid = p.place AND n.state || '' = 'running' AND n.claim_token = g.token
 		RETURNING n.run_id, n.node_id, n.generation, n.recovers, n.due_at, s.blueprint_id, s.traceparent
 	), posted AS (
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)

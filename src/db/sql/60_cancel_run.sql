@@ -1,17 +1,27 @@
 -- The run and its live descendants, locked: parents before children, one generation of runs after the other, each
 -- sorted by id. The caller has locked p_run itself.
 CREATE OR REPLACE FUNCTION flowcraft_lock_descendants(p_run text) RETURNS text[]
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET jit = off
+AS $$
 DECLARE
 	v_runs text[] := '{}';
 	v_level text[] := ARRAY[p_run];
 BEGIN
 	WHILE cardinality(v_level) > 0 LOOP
 		v_runs := v_runs || v_level;
-		SELECT coalesce(array_agg(child.run_id), '{}') INTO v_level FROM (
-			SELECT s.run_id FROM flowcraft_statuses s
-			WHERE s.parent_run_id = ANY (v_level) AND s.finished_at IS NULL
-			ORDER BY s.run_id FOR NO KEY UPDATE
+		-- Looked up by their parent alone, or the planner might read all live runs.
+		SELECT array_agg(child.run_id) INTO v_level
+		FROM unnest(v_level) AS parent(run_id)
+		CROSS JOIN LATERAL (
+			SELECT s.run_id, s.finished_at FROM flowcraft_statuses s WHERE s.parent_run_id = parent.run_id OFFSET 0
+		) AS child
+		WHERE child.finished_at IS NULL;
+		-- One that ends before it is ours is none of them any more.
+		SELECT coalesce(array_agg(child.run_id) FILTER (WHERE child.finished_at IS NULL), '{}') INTO v_level FROM (
+			SELECT s.run_id, s.finished_at FROM flowcraft_statuses s
+			WHERE s.run_id = ANY (v_level) ORDER BY s.run_id FOR NO KEY UPDATE
 		) AS child;
 	END LOOP;
 	RETURN v_runs;
@@ -23,7 +33,10 @@ END $$;
 CREATE OR REPLACE FUNCTION flowcraft_cancel_run(
 	p_run text, p_reason text, OUT outcome text, OUT status text, OUT cancelled text[]
 )
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET jit = off
+AS $$
 #variable_conflict use_column
 DECLARE
 	v_now timestamptz;

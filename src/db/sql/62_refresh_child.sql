@@ -4,15 +4,16 @@
 CREATE OR REPLACE FUNCTION flowcraft_refresh_child(
 	p_run text, p_node text, p_generation text, p_recovers text
 ) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET jit = off
+AS $$
 DECLARE
 	v_child record;
 	v_delta int;
 BEGIN
-	PERFORM FROM flowcraft_statuses s WHERE s.run_id = p_run AND s.finished_at IS NULL FOR NO KEY UPDATE;
-	IF NOT FOUND THEN
-		RETURN;
-	END IF;
+	-- Of a run that has ended, no node is in state `child` any more.
+	PERFORM FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
 	SELECT n.child_run_id, n.child_status AS known, child.status INTO v_child
 	FROM flowcraft_nodes n JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
 	WHERE n.run_id = p_run AND n.node_id = p_node AND n.generation = p_generation AND n.recovers = p_recovers

@@ -1,6 +1,9 @@
 -- Writes to a run's context from outside its nodes; a null value deletes the key. False: there is no such run.
 CREATE OR REPLACE FUNCTION flowcraft_write_context(p_run text, p_keys text[], p_values text[]) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET jit = off
+AS $$
 BEGIN
 	UPDATE flowcraft_statuses s SET commit_seq = s.commit_seq + 1, updated_at = clock_timestamp() WHERE s.run_id = p_run;
 	IF NOT FOUND THEN

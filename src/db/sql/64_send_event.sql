@@ -42,6 +42,9 @@ SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -52,16 +55,16 @@ BEGIN
 	PERFORM flowcraft_lock_events(ARRAY[p_name], ARRAY[p_key], false);
 
 	-- The runs first, parents before children; what else ends their waits is over now, or comes after us.
-	SELECT coalesce(array_agg(locked.run_id), '{}') INTO v_locked FROM (
-		SELECT s.run_id FROM flowcraft_statuses s
-		WHERE s.finished_at IS NULL AND s.run_id IN (
-			SELECT n.run_id FROM flowcraft_nodes n
-			WHERE n.state = 'waiting' AND n.wait_event = p_name AND n.wait_key = p_key
-			UNION
-			SELECT n.run_id FROM flowcraft_nodes n
-			WHERE n.state = 'waiting' AND n.wait_event = p_name AND n.wait_key IS NULL
-		)
-		ORDER BY s.depth, s.run_id FOR NO KEY UPDATE
+	SELECT array_agg(waiting.run_id) INTO v_locked FROM (
+		SELECT n.run_id FROM flowcraft_nodes n
+		WHERE n.state = 'waiting' AND n.wait_event = p_name AND n.wait_key = p_key
+		UNION
+		SELECT n.run_id FROM flowcraft_nodes n
+		WHERE n.state = 'waiting' AND n.wait_event = p_name AND n.wait_key IS NULL
+	) AS waiting;
+	SELECT coalesce(array_agg(locked.run_id) FILTER (WHERE locked.finished_at IS NULL), '{}') INTO v_locked FROM (
+		SELECT s.run_id, s.finished_at FROM flowcraft_statuses s
+		WHERE s.run_id = ANY (v_locked) ORDER BY s.depth, s.run_id FOR NO KEY UPDATE
 	) AS locked;
 	v_now := clock_timestamp();
 

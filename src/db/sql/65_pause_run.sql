@@ -15,7 +15,10 @@ $$;
 -- Pauses a run and its live descendants; children that start later start paused (`flowcraft_insert_run`).
 -- Outcomes: `paused`; `unchanged`, it was paused before; `final`, it has ended; `unknown`.
 CREATE OR REPLACE FUNCTION flowcraft_pause_run(p_run text, OUT outcome text, OUT status text)
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET jit = off
+AS $$
 #variable_conflict use_column
 DECLARE
 	v_now timestamptz;
@@ -54,11 +57,15 @@ LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
 	v_now timestamptz;
 	v_runs text[];
+	v_posted bigint[];
 	v_depth int;
 BEGIN
 	-- Never changes. The parent is locked first, as everywhere: it may be about to be paused.
@@ -104,22 +111,28 @@ BEGIN
 		INSERT INTO flowcraft_transitions (recorded_at, run_id, status) SELECT v_now, u.run_id, u.status FROM unpaused u;
 	END LOOP;
 
-	-- 2. What could run, and what will once it is due.
+	-- 2. What could run, and what will once it is due. Rows that nobody has taken yet stay ours until we are done: taken a
+	--    moment earlier, their messages would still find the run paused, and be dropped.
+	SELECT array_agg(o.id) INTO v_posted FROM (
+		SELECT o.id FROM flowcraft_outbox o
+		WHERE o.run_id = ANY (v_runs) AND o.kind = 'job' AND o.claim_token IS NULL
+		FOR UPDATE SKIP LOCKED
+	) AS o;
 	WITH able AS (
 		SELECT n.run_id, n.node_id, n.generation, n.recovers,
 			greatest(v_now, CASE WHEN n.state <> 'child' THEN n.due_at END) AS due_at
 		FROM flowcraft_nodes n
 		WHERE n.run_id = ANY (v_runs)
 			AND (
-				n.state = 'ready' OR (n.state = 'waiting' AND n.due_at IS NOT NULL)
-				OR (n.state = 'child' AND EXISTS (
+				n.state || '' = 'ready' OR (n.state || '' = 'waiting' AND n.due_at IS NOT NULL)
+				OR (n.state || '' = 'child' AND EXISTS (
 					SELECT FROM flowcraft_statuses child WHERE child.run_id = n.child_run_id AND child.finished_at IS NOT NULL
 				))
 			)
 			AND NOT EXISTS (
 				SELECT FROM flowcraft_outbox o
 				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
-					AND o.kind = 'job' AND o.claim_token IS NULL
+					AND o.id = ANY (v_posted)
 			)
 		ORDER BY n.run_id, n.node_id, n.generation, n.recovers
 		FOR NO KEY UPDATE OF n

@@ -26,7 +26,15 @@ $$;
 CREATE OR REPLACE FUNCTION flowcraft_begin_attempt(
 	p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_state text
 ) RETURNS SETOF text
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
+AS $$
 #variable_conflict use_column
 DECLARE
 	v_now timestamptz := clock_timestamp();
@@ -36,8 +44,11 @@ BEGIN
 		INSERT INTO flowcraft_attempts (recorded_at, run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
 		SELECT v_now, n.run_id, n.node_id, n.generation, n.recovers, n.attempt, 'failed', n.worker_id, n.claimed_at, n.error
 		FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS x(run_id, node_id, generation, recovers)
-		JOIN flowcraft_nodes n
-			ON n.run_id = x.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = x.recovers
+		CROSS JOIN LATERAL (
+			SELECT n.* FROM flowcraft_nodes n
+			WHERE n.run_id = x.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = x.recovers
+			OFFSET 0
+		) AS n
 		WHERE n.state = p_state
 	), begun AS (
 		UPDATE flowcraft_nodes n SET state = 'ready', attempt = n.attempt + 1, crashes = 0, reemits = 0, emitted_at = v_now,
@@ -45,13 +56,19 @@ BEGIN
 			wake = NULL, wait = NULL, wait_event = NULL, wait_key = NULL, resume = NULL, child_run_id = NULL, child_status = NULL,
 			worker_id = NULL, claimed_at = NULL, finished_seq = NULL, finished_at = NULL
 		FROM unnest(p_runs, p_nodes, p_generations, p_recovers) AS x(run_id, node_id, generation, recovers)
-		WHERE n.run_id = x.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = x.recovers
-			AND n.state = p_state
+		CROSS JOIN LATERAL (
+			SELECT p.ctid AS place FROM flowcraft_nodes p
+			WHERE p.run_id = x.run_id AND p.node_id = x.node_id AND p.generation = x.generation AND p.recovers = x.recovers
+			OFFSET 0
+		) AS p
+		WHERE n.ctid = p.place AND n.state || '' = p_state
 		RETURNING n.run_id, n.node_id, n.generation, n.recovers
 	), posted AS (
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
 		SELECT b.run_id, b.node_id, b.generation, b.recovers, s.blueprint_id, s.traceparent, v_now
-		FROM begun b JOIN flowcraft_statuses s ON s.run_id = b.run_id
+		FROM begun b CROSS JOIN LATERAL (
+			SELECT s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = b.run_id OFFSET 0
+		) AS s
 	)
 	SELECT b.run_id::text FROM begun b;
 END $$;
@@ -68,7 +85,10 @@ CREATE OR REPLACE FUNCTION flowcraft_retry_run(
 	p_run text, p_node text, p_generation text, p_recovers text,
 	OUT outcome text, OUT status text, OUT nodes text[], OUT parent text
 )
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET jit = off
+AS $$
 #variable_conflict use_column
 DECLARE
 	v_run record;

@@ -3,7 +3,10 @@
 CREATE OR REPLACE FUNCTION flowcraft_save_step(
 	p_run text, p_node text, p_generation text, p_recovers text, p_token uuid, p_key text, p_value text
 ) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET jit = off
+AS $$
 BEGIN
 	-- Locked, so that nobody takes the claim away between the look and the save.
 	PERFORM FROM flowcraft_nodes n

@@ -3,7 +3,10 @@
 CREATE OR REPLACE FUNCTION flowcraft_discard_dead_letter(
 	p_run text, p_node text, p_generation text, p_recovers text, OUT outcome text, OUT node_state text
 )
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET jit = off
+AS $$
 #variable_conflict use_column
 BEGIN
 	PERFORM FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;

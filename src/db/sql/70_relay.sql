@@ -11,6 +11,9 @@ SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -19,7 +22,7 @@ BEGIN
 	PERFORM set_config('synchronous_commit', 'off', true);
 	RETURN QUERY
 	WITH due AS (
-		SELECT o.id, o.claim_token IS NOT NULL AS reclaimed
+		SELECT o.ctid AS place, o.claim_token IS NOT NULL AS reclaimed
 		FROM flowcraft_outbox o
 		WHERE o.due_at <= v_now AND (o.claimed_until IS NULL OR o.claimed_until < v_now)
 		ORDER BY o.due_at
@@ -28,7 +31,7 @@ BEGIN
 	)
 	UPDATE flowcraft_outbox o SET claim_token = p_token, claimed_until = v_now + p_claim_ms * interval '1 millisecond'
 	FROM due d
-	WHERE o.id = d.id
+	WHERE o.ctid = d.place
 	RETURNING o.id, o.message_id, o.kind, o.run_id::text, o.node_id::text, o.generation::text, o.recovers::text,
 		o.blueprint_id, o.queue, o.priority, o.exchange, o.routing_key, o.payload, o.traceparent, o.failures, d.reclaimed,
 		CASE WHEN d.reclaimed THEN (
@@ -48,22 +51,27 @@ SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
 AS $$
 BEGIN
 	PERFORM set_config('synchronous_commit', 'off', true);
 	IF cardinality(p_done) > 0 THEN
 		DELETE FROM flowcraft_outbox o USING (
-			SELECT ours.id FROM flowcraft_outbox ours WHERE ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
+			SELECT ours.ctid AS place FROM flowcraft_outbox ours
+			WHERE ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
 		) AS ours
-		WHERE o.id = ours.id;
+		WHERE o.ctid = ours.place;
 	END IF;
 	IF cardinality(p_failed) > 0 THEN
 		UPDATE flowcraft_outbox o SET claim_token = NULL, claimed_until = NULL, failures = o.failures + 1, last_error = f.error,
 			due_at = clock_timestamp() + f.delay_ms * interval '1 millisecond'
 		FROM (
-			SELECT ours.id FROM flowcraft_outbox ours WHERE ours.id = ANY (p_failed) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
+			SELECT ours.ctid AS place, ours.id FROM flowcraft_outbox ours
+			WHERE ours.id = ANY (p_failed) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
 		) AS ours
 		JOIN unnest(p_failed, p_delays, p_errors) AS f(id, delay_ms, error) ON f.id = ours.id
-		WHERE o.id = ours.id;
+		WHERE o.ctid = ours.place;
 	END IF;
 END $$;

@@ -8,6 +8,9 @@ LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -21,18 +24,22 @@ BEGIN
 	SELECT count(*) INTO buried FROM dead;
 
 	WITH held AS (
-		SELECT n.run_id, n.node_id, n.generation, n.recovers, n.worker_id, s.blueprint_id, s.traceparent
+		SELECT n.ctid AS place, n.worker_id, s.blueprint_id, s.traceparent
 		FROM flowcraft_nodes n
-		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.finished_at IS NULL
-		LEFT JOIN flowcraft_workers w ON w.worker_id = n.worker_id
-		WHERE n.state = 'running' AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL)
+		CROSS JOIN LATERAL (
+			SELECT s.blueprint_id, s.traceparent, s.finished_at FROM flowcraft_statuses s WHERE s.run_id = n.run_id OFFSET 0
+		) AS s
+		LEFT JOIN LATERAL (
+			SELECT w.worker_id, w.dead_at, w.stopped_at FROM flowcraft_workers w WHERE w.worker_id = n.worker_id OFFSET 0
+		) AS w ON true
+		WHERE n.state = 'running' AND s.finished_at IS NULL
+			AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL)
 		LIMIT p_limit
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), freed AS (
 		UPDATE flowcraft_nodes n SET state = 'ready', crashes = n.crashes + 1, due_at = NULL, emitted_at = v_now, claim_token = NULL
 		FROM held h
-		WHERE n.run_id = h.run_id AND n.node_id = h.node_id AND n.generation = h.generation AND n.recovers = h.recovers
-			AND n.state = 'running' AND n.worker_id = h.worker_id
+		WHERE n.ctid = h.place AND n.state || '' = 'running' AND n.worker_id = h.worker_id
 		RETURNING n.run_id, n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, h.blueprint_id, h.traceparent
 	), posted AS (
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
@@ -56,6 +63,9 @@ LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
 AS $$
 DECLARE
 	v_now timestamptz := clock_timestamp();
@@ -73,16 +83,19 @@ BEGIN
 	END IF;
 
 	WITH lost AS (
-		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
+		SELECT n.ctid AS place, s.blueprint_id, s.traceparent
 		FROM flowcraft_nodes n
-		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
-		WHERE n.state = 'ready' AND n.emitted_at < v_now - v_grace
+		CROSS JOIN LATERAL (
+			SELECT s.status, s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = n.run_id OFFSET 0
+		) AS s
+		WHERE s.status IN ('running', 'awaiting') AND n.state = 'ready' AND n.emitted_at < v_now - v_grace
 			AND n.emitted_at < v_now - v_grace * (2 ^ least(n.reemits, 6))
 			AND n.emitted_at < v_passed - v_grace
 			AND NOT EXISTS (
 				SELECT FROM flowcraft_outbox o
 				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
 					AND o.kind = 'job'
+				OFFSET 0
 			)
 		ORDER BY n.emitted_at
 		LIMIT p_limit
@@ -90,8 +103,7 @@ BEGIN
 	), emitted AS (
 		UPDATE flowcraft_nodes n SET emitted_at = v_now, reemits = least(n.reemits + 1, 32000)
 		FROM lost l
-		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
-			AND n.state = 'ready'
+		WHERE n.ctid = l.place AND n.state || '' = 'ready'
 		RETURNING n.run_id, n.node_id, n.generation, n.recovers, l.blueprint_id, l.traceparent
 	), posted AS (
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
@@ -100,16 +112,19 @@ BEGIN
 	SELECT count(*) INTO v_ready FROM emitted;
 
 	WITH lost AS (
-		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
+		SELECT n.ctid AS place, s.blueprint_id, s.traceparent
 		FROM flowcraft_nodes n
-		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
-		WHERE n.state = 'waiting' AND n.due_at IS NOT NULL AND n.due_at < v_now - v_grace
+		CROSS JOIN LATERAL (
+			SELECT s.status, s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = n.run_id OFFSET 0
+		) AS s
+		WHERE s.status IN ('running', 'awaiting') AND n.state = 'waiting' AND n.due_at IS NOT NULL AND n.due_at < v_now - v_grace
 			AND greatest(n.due_at, n.emitted_at) < v_now - v_grace * (2 ^ least(n.reemits, 6))
 			AND greatest(n.due_at, n.emitted_at) < v_passed - v_grace
 			AND NOT EXISTS (
 				SELECT FROM flowcraft_outbox o
 				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
 					AND o.kind = 'job'
+				OFFSET 0
 			)
 		ORDER BY n.due_at
 		LIMIT p_limit
@@ -117,8 +132,7 @@ BEGIN
 	), emitted AS (
 		UPDATE flowcraft_nodes n SET emitted_at = v_now, reemits = least(n.reemits + 1, 32000)
 		FROM lost l
-		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
-			AND n.state = 'waiting'
+		WHERE n.ctid = l.place AND n.state || '' = 'waiting'
 		RETURNING n.run_id, n.node_id, n.generation, n.recovers, l.blueprint_id, l.traceparent
 	), posted AS (
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
@@ -127,25 +141,29 @@ BEGIN
 	SELECT count(*) INTO v_timers FROM emitted;
 
 	WITH lost AS (
-		SELECT n.run_id, n.node_id, n.generation, n.recovers, s.blueprint_id, s.traceparent
+		SELECT n.ctid AS place, s.blueprint_id, s.traceparent
 		FROM flowcraft_nodes n
-		JOIN flowcraft_statuses s ON s.run_id = n.run_id AND s.status IN ('running', 'awaiting')
-		JOIN flowcraft_statuses child ON child.run_id = n.child_run_id
-		WHERE n.state = 'child' AND n.child_run_id IS NOT NULL AND child.finished_at IS NOT NULL
+		CROSS JOIN LATERAL (
+			SELECT s.status, s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = n.run_id OFFSET 0
+		) AS s
+		CROSS JOIN LATERAL (
+			SELECT c.finished_at FROM flowcraft_statuses c WHERE c.run_id = n.child_run_id OFFSET 0
+		) AS child
+		WHERE s.status IN ('running', 'awaiting') AND n.state = 'child' AND n.child_run_id IS NOT NULL AND child.finished_at IS NOT NULL
 			AND greatest(child.finished_at, n.emitted_at) < v_now - v_grace * (2 ^ least(n.reemits, 6))
 			AND greatest(child.finished_at, n.emitted_at) < v_passed - v_grace
 			AND NOT EXISTS (
 				SELECT FROM flowcraft_outbox o
 				WHERE o.run_id = n.run_id AND o.node_id = n.node_id AND o.generation = n.generation AND o.recovers = n.recovers
 					AND o.kind = 'job'
+				OFFSET 0
 			)
 		LIMIT p_limit
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), emitted AS (
 		UPDATE flowcraft_nodes n SET emitted_at = v_now, reemits = least(n.reemits + 1, 32000)
 		FROM lost l
-		WHERE n.run_id = l.run_id AND n.node_id = l.node_id AND n.generation = l.generation AND n.recovers = l.recovers
-			AND n.state = 'child'
+		WHERE n.ctid = l.place AND n.state || '' = 'child'
 		RETURNING n.run_id, n.node_id, n.generation, n.recovers, l.blueprint_id, l.traceparent
 	), posted AS (
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
@@ -167,34 +185,39 @@ SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
 	v_after timestamptz := '-infinity';
-	v_run text;
+	v_quiet timestamptz := clock_timestamp() - p_quiet_ms * interval '1 millisecond';
+	v_page record;
+	v_run record;
 	v_counts record;
 BEGIN
 	repaired := '{}';
 	-- A run that is gone by now begins the round again.
 	SELECT s.created_at INTO v_after FROM flowcraft_statuses s WHERE s.run_id = p_after;
 	v_after := coalesce(v_after, '-infinity');
-	FOR v_run IN
-		SELECT page.run_id
+	FOR v_page IN
+		SELECT page.run_id, page.updated_at
 		FROM unnest(ARRAY['running', 'awaiting', 'paused']) AS live(status)
 		CROSS JOIN LATERAL (
-			SELECT s.run_id, s.created_at FROM flowcraft_statuses s
+			SELECT s.run_id, s.created_at, s.updated_at FROM flowcraft_statuses s
 			WHERE s.status = live.status AND s.finished_at IS NULL AND (s.created_at, s.run_id) > (v_after, p_after)
 			ORDER BY s.created_at, s.run_id LIMIT p_limit
 		) AS page
 		ORDER BY page.created_at, page.run_id
 		LIMIT p_limit
 	LOOP
-		next := v_run;
-		-- Somebody who is changing it right now is no stall.
-		PERFORM FROM flowcraft_statuses s
-		WHERE s.run_id = v_run AND s.finished_at IS NULL AND s.updated_at < clock_timestamp() - p_quiet_ms * interval '1 millisecond'
-		FOR NO KEY UPDATE SKIP LOCKED;
-		CONTINUE WHEN NOT FOUND;
+		next := v_page.run_id;
+		CONTINUE WHEN v_page.updated_at >= v_quiet;
+		-- Somebody who is changing it right now is no stall, nor who has just changed it.
+		SELECT s.run_id, s.finished_at, s.updated_at INTO v_run
+		FROM flowcraft_statuses s WHERE s.run_id = v_page.run_id FOR NO KEY UPDATE SKIP LOCKED;
+		CONTINUE WHEN NOT FOUND OR v_run.finished_at IS NOT NULL OR v_run.updated_at >= v_quiet;
 		SELECT
 			count(*) FILTER (WHERE n.state IN ('ready', 'running', 'waiting', 'child'))::int - s.live_count AS live,
 			count(*) FILTER (WHERE n.state = 'waiting' OR (n.state = 'child' AND n.child_status = 'awaiting'))::int - s.waiting_count AS waiting,
@@ -202,12 +225,12 @@ BEGIN
 			s.live_count
 		INTO v_counts
 		FROM flowcraft_statuses s LEFT JOIN flowcraft_nodes n ON n.run_id = s.run_id
-		WHERE s.run_id = v_run
+		WHERE s.run_id = v_run.run_id
 		GROUP BY s.run_id;
 		IF v_counts.live <> 0 OR v_counts.waiting <> 0 OR v_counts.failed <> 0 OR v_counts.live_count = 0 THEN
-			PERFORM flowcraft_settle_runs(ARRAY[v_run], ARRAY[v_counts.live], ARRAY[v_counts.waiting],
+			PERFORM flowcraft_settle_runs(ARRAY[v_run.run_id], ARRAY[v_counts.live], ARRAY[v_counts.waiting],
 				ARRAY[v_counts.failed], ARRAY[NULL::text]);
-			repaired := repaired || v_run;
+			repaired := repaired || v_run.run_id;
 		END IF;
 	END LOOP;
 END $$;
@@ -215,7 +238,10 @@ END $$;
 -- Deletes what has been kept for its time: idempotency keys, events, webhooks, rows of workers that are gone. A webhook
 -- is remembered for a week longer than it is good for, so that late requests are told that it has expired.
 CREATE OR REPLACE FUNCTION flowcraft_sweep_expired(p_worker_ms bigint) RETURNS int
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET jit = off
+AS $$
 DECLARE
 	v_now timestamptz := clock_timestamp();
 	v_total int := 0;
