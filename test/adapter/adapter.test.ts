@@ -1,4 +1,4 @@
-import { type ChannelModel, connect } from 'amqplib'
+import type { ChannelModel } from 'amqplib'
 import {
 	createFlow,
 	type FlowcraftEvent,
@@ -26,27 +26,28 @@ import { createRabbitMqBroker } from '../../worker/broker/rabbitmq.js'
 import { migrate } from '../../worker/db/migrate.js'
 import { createRelay } from '../../worker/relay/relay.js'
 import * as moderation from '../../worker/workflows/index.js'
+import { connectForTest, RabbitMqAdmin } from '../broker/rabbitmq-admin.js'
 import { samplePosts } from '../../worker/workflows/content-moderation/sample-posts.js'
 import { type Core, createCore, flow } from '../support/core.js'
 import { freshDatabase, freshQueueName, rabbitMq, redis } from '../support/services/index.js'
 import { startProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
 
-const END_MS = 20_000
+/** Far more than any run here takes: of a busy machine. */
+const END_MS = 60_000
 
 let amqpUrl: string
-let amqp: ChannelModel
+let admin: RabbitMqAdmin
 let core: Core
 
 beforeAll(async () => {
 	amqpUrl = (await rabbitMq()).url
-	amqp = await connect(amqpUrl)
+	admin = new RabbitMqAdmin(amqpUrl)
 	core = await createCore()
 })
 
 afterAll(async () => {
 	await core?.drop()
-	await amqp?.close()
 })
 
 const opened: (() => Promise<unknown>)[] = []
@@ -72,7 +73,7 @@ function adapterOf(
 ): RabbitMqAdapter & { queue: string } {
 	const queue = options.queueName ?? queueOfOwn()
 	const adapter = new RabbitMqAdapter({
-		...(options.amqpUrl === undefined ? { amqpConnection: amqp } : {}),
+		...(options.amqpConnection === undefined ? { amqpUrl } : {}),
 		databaseUrl: core.url,
 		queueName: queue,
 		poolSize: 3,
@@ -87,18 +88,23 @@ function adapterOf(
 function queueOfOwn(): string {
 	const queue = freshQueueName()
 	opened.push(async () => {
-		const channel = await amqp.createChannel()
-		await channel.deleteQueue(queue)
-		await channel.deleteQueue(`${queue}.dead`)
-		await channel.close()
+		await admin.deleteQueue(queue)
+		await admin.deleteQueue(`${queue}.dead`)
 	})
 	return queue
 }
 
+/** As an application hands its own in. */
+async function ownConnection(): Promise<ChannelModel> {
+	const connection = await connectForTest(amqpUrl)
+	opened.push(() => connection.close().catch(() => {}))
+	return connection
+}
+
 async function send(queue: string, body: object): Promise<void> {
-	const channel = await amqp.createChannel()
-	channel.sendToQueue(queue, Buffer.from(JSON.stringify(body)), { persistent: true })
-	await channel.close()
+	await admin.do(async (channel) =>
+		channel.sendToQueue(queue, Buffer.from(JSON.stringify(body)), { persistent: true }),
+	)
 }
 
 function gate(): { readonly opened: Promise<void>; open(): void } {
@@ -144,7 +150,7 @@ describe("Flowcraft's guide", () => {
 		const adapter = new RabbitMqAdapter({
 			runtimeOptions: runtime.options,
 			coordinationStore: new RedisCoordinationStore(client),
-			amqpConnection: amqp,
+			amqpConnection: await ownConnection(),
 			databaseUrl: core.url,
 			contextTableName: 'flowcraft_contexts',
 			statusTableName: 'flowcraft_statuses',
@@ -401,11 +407,12 @@ describe('the engine behind it', () => {
 	})
 
 	it("never closes the caller's connection", async () => {
-		const adapter = adapterOf({ registry })
+		const connection = await ownConnection()
+		const adapter = adapterOf({ registry }, { amqpConnection: connection })
 		await adapter.start()
 		await adapter.stop()
 
-		const channel = await amqp.createChannel()
+		const channel = await connection.createChannel()
 		await expect(channel.close()).resolves.toBeUndefined()
 	})
 })

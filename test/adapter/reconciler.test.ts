@@ -1,6 +1,5 @@
-import { type ChannelModel, connect } from 'amqplib'
 import { NullLogger } from 'flowcraft'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import type { ClaimedNode } from '../../src/claim/claim.js'
 import { NotFoundError } from '../../src/errors.js'
 import type { Ring } from '../../src/ports/doorbell.js'
@@ -9,22 +8,21 @@ import { readRun } from '../../src/run/read.js'
 import { RabbitMqAdapter } from '../../worker/adapter/adapter.js'
 import type { RabbitMqAdapterOptions } from '../../worker/adapter/options.js'
 import { createRabbitMqReconciler, type RabbitMqReconcilerOptions } from '../../worker/adapter/reconciler.js'
+import { RabbitMqAdmin } from '../broker/rabbitmq-admin.js'
 import { type Core, createCore, flow } from '../support/core.js'
 import { freshQueueName, rabbitMq } from '../support/services/index.js'
 import { waitFor } from '../support/wait-for.js'
 
-let amqp: ChannelModel
+let amqpUrl: string
+let admin: RabbitMqAdmin
 let core: Core
 let queue: string
 let adapter: RabbitMqAdapter
 const rings: Ring[] = []
 
 beforeAll(async () => {
-	amqp = await connect((await rabbitMq()).url)
-})
-
-afterAll(async () => {
-	await amqp?.close()
+	amqpUrl = (await rabbitMq()).url
+	admin = new RabbitMqAdmin(amqpUrl)
 })
 
 async function open(): Promise<void> {
@@ -39,17 +37,15 @@ async function open(): Promise<void> {
 
 async function close(): Promise<void> {
 	await adapter.stop()
-	const channel = await amqp.createChannel()
-	await channel.deleteQueue(queue)
-	await channel.deleteQueue(`${queue}.dead`)
-	await channel.close()
+	await admin.deleteQueue(queue)
+	await admin.deleteQueue(`${queue}.dead`)
 	await core.drop()
 }
 
 /** Never started: whatever is emitted stays in the outbox, for the test to see. */
 const options = (): RabbitMqAdapterOptions => ({
 	runtimeOptions: { logger: new NullLogger() },
-	amqpConnection: amqp,
+	amqpUrl,
 	databaseUrl: core.url,
 	queueName: queue,
 	stalledMs: 30_000,
@@ -94,11 +90,11 @@ const age = (runId: string): Promise<unknown> =>
 	)
 
 async function putIntoQueue(body = 'anything'): Promise<void> {
-	const channel = await amqp.createConfirmChannel()
-	channel.sendToQueue(queue, Buffer.from(body))
-	await channel.waitForConfirms()
-	await waitFor('the message to be counted', async () => (await channel.checkQueue(queue)).messageCount > 0)
-	await channel.close()
+	await admin.do(async (channel) => channel.sendToQueue(queue, Buffer.from(body)))
+	await waitFor('the message to be counted', async () => {
+		const { messageCount } = await admin.do((channel) => channel.checkQueue(queue))
+		return messageCount > 0
+	})
 }
 
 const nobody = new Set<string>()
@@ -270,8 +266,7 @@ describe('reconcile', () => {
 
 	it('does not take a message for lost while RabbitMQ cannot be asked', async () => {
 		const runId = await lostRun()
-		const { amqpConnection: _, ...others } = options()
-		const deaf = new RabbitMqAdapter({ ...others, amqpUrl: 'amqp://127.0.0.1:1' })
+		const deaf = new RabbitMqAdapter({ ...options(), amqpUrl: 'amqp://127.0.0.1:1' })
 		try {
 			expect(await deaf.reconcile(runId)).toEqual(nobody)
 		} finally {

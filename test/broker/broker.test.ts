@@ -1,4 +1,4 @@
-import { afterAll, beforeAll } from 'vitest'
+import { beforeAll } from 'vitest'
 import { noLogger } from '../../src/ports/logger.js'
 import { createInProcessBroker } from '../../worker/broker/in-process.js'
 import { createRabbitMqBroker } from '../../worker/broker/rabbitmq.js'
@@ -12,9 +12,8 @@ let url: string
 let admin: RabbitMqAdmin
 beforeAll(async () => {
 	url = (await rabbitMq()).url
-	admin = await RabbitMqAdmin.connect(url)
+	admin = new RabbitMqAdmin(url)
 })
-afterAll(() => admin.close())
 
 describeBroker('RabbitMQ', {
 	open: ({ queues, deliveryLimit }) =>

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import { type Channel, type ChannelModel, connect } from 'amqplib'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { type Channel, type ChannelModel } from 'amqplib'
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import type {
 	Broker,
 	Delivery,
@@ -13,7 +13,7 @@ import { createRabbitMqBroker, type RabbitMqBrokerOptions } from '../../worker/b
 import { rabbitMq } from '../support/services/index.js'
 import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
-import { RabbitMqAdmin } from './rabbitmq-admin.js'
+import { connectForTest, RabbitMqAdmin } from './rabbitmq-admin.js'
 
 let url: string
 let admin: RabbitMqAdmin
@@ -24,9 +24,8 @@ let proxy: TcpProxy
 
 beforeAll(async () => {
 	url = (await rabbitMq()).url
-	admin = await RabbitMqAdmin.connect(url)
+	admin = new RabbitMqAdmin(url)
 })
-afterAll(() => admin.close())
 
 beforeEach(async () => {
 	queue = `test-${randomUUID()}`
@@ -532,7 +531,7 @@ describe('A RabbitMQ connection that was handed in', () => {
 	let consumerTags: string[]
 
 	beforeEach(async () => {
-		connection = await connect(proxy.url)
+		connection = await connectForTest(proxy.url)
 		channels = []
 		consumerTags = []
 		const createChannel = connection.createChannel.bind(connection)

@@ -1,4 +1,4 @@
-import { connect } from 'amqplib'
+import { connectForTest } from '../broker/rabbitmq-admin.js'
 import { Redis } from 'ioredis'
 import postgres from 'postgres'
 import { expect, test } from 'vitest'
@@ -41,7 +41,7 @@ test('drops a database under live connections', async () => {
 
 test('shares one RabbitMQ that confirms messages to quorum queues', async () => {
 	const { url } = await rabbitMq()
-	const connection = await connect(url)
+	const connection = await connectForTest(url)
 	const channel = await connection.createConfirmChannel()
 	const queue = freshQueueName()
 	await channel.assertQueue(queue, { durable: true, arguments: { 'x-queue-type': 'quorum' } })
