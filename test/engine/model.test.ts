@@ -15,8 +15,9 @@ import { resumeRun } from '../../src/run/resume.js'
 import { retryRun } from '../../src/run/retry.js'
 import { ConflictError } from '../../src/errors.js'
 import { type Core, createCore, flow } from '../support/core.js'
+import { testSize } from '../support/size.js'
 
-const HISTORIES = Number(process.env['MODEL_HISTORIES'] ?? 30)
+const HISTORIES = testSize('MODEL_HISTORIES', { small: 30, full: 300 })
 
 let core: Core
 

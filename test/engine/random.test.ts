@@ -7,11 +7,14 @@ import type { Broker } from '../../src/ports/broker.js'
 import { noLogger } from '../../src/ports/logger.js'
 import { createInProcessBroker } from '../../worker/broker/in-process.js'
 import { startEngine, type TestEngine } from '../support/engine.js'
+import { testSize } from '../support/size.js'
 import { registry } from './catalogue.js'
 import { type RandomCase, randomCase } from './random-blueprints.js'
 
-/** Blueprints per test. `RANDOM_BLUEPRINTS=1000` for the full size. */
-const RUNS = Number(process.env['RANDOM_BLUEPRINTS'] ?? 200)
+/** Blueprints per test. */
+const RUNS = testSize('RANDOM_BLUEPRINTS', { small: 200, full: 1000 })
+/** Most blueprints take a few ms; retries and a loaded machine take the rest. */
+const TIMEOUT_MS = Math.max(240_000, RUNS * 1_000)
 const SEED = Number(process.env['RANDOM_SEED'] ?? Date.now() % 1_000_000)
 /** Blueprints under way at once. */
 const PARALLEL = 10
@@ -134,29 +137,37 @@ describe(`${RUNS} random blueprints, seed ${SEED}`, () => {
 		await Promise.all([engine.stop(), hostile.stop()])
 	})
 
-	test('end as in process', async () => {
-		const table = await compareAll(engine, 'plain')
-		const rows = [...table].map(([construct, outcomes]) => ({
-			construct,
-			completed: outcomes.get('completed') ?? 0,
-			failed: outcomes.get('failed') ?? 0,
-		}))
-		console.table(rows.sort((a, b) => a.construct.localeCompare(b.construct)))
-		// Nodes that fail for good never complete a run; every other construct has been seen with both ends.
-		const alwaysFailing = new Set(['fail', 'fatal', 'exhausted'])
-		for (const { construct, completed, failed } of rows) {
-			expect(failed, `${construct} in runs that fail`).toBeGreaterThan(0)
-			if (!alwaysFailing.has(construct))
-				expect(completed, `${construct} in runs that complete`).toBeGreaterThan(0)
-		}
-	}, 240_000)
+	test(
+		'end as in process',
+		async () => {
+			const table = await compareAll(engine, 'plain')
+			const rows = [...table].map(([construct, outcomes]) => ({
+				construct,
+				completed: outcomes.get('completed') ?? 0,
+				failed: outcomes.get('failed') ?? 0,
+			}))
+			console.table(rows.sort((a, b) => a.construct.localeCompare(b.construct)))
+			// Nodes that fail for good never complete a run; every other construct has been seen with both ends.
+			const alwaysFailing = new Set(['fail', 'fatal', 'exhausted'])
+			for (const { construct, completed, failed } of rows) {
+				expect(failed, `${construct} in runs that fail`).toBeGreaterThan(0)
+				if (!alwaysFailing.has(construct))
+					expect(completed, `${construct} in runs that complete`).toBeGreaterThan(0)
+			}
+		},
+		TIMEOUT_MS,
+	)
 
-	test('end the same with every message delivered twice and shuffled, on four workers', async () => {
-		await compareAll(hostile, 'hostile')
-		const [doubles] = await hostile.rows<{ joins: number; left: number }>(
-			`select (select count(*)::int from flowcraft_nodes where arrived > expected) as joins,
+	test(
+		'end the same with every message delivered twice and shuffled, on four workers',
+		async () => {
+			await compareAll(hostile, 'hostile')
+			const [doubles] = await hostile.rows<{ joins: number; left: number }>(
+				`select (select count(*)::int from flowcraft_nodes where arrived > expected) as joins,
 				(select count(*)::int from flowcraft_statuses where finished_at is null) as left`,
-		)
-		expect(doubles).toEqual({ joins: 0, left: 0 })
-	}, 240_000)
+			)
+			expect(doubles).toEqual({ joins: 0, left: 0 })
+		},
+		TIMEOUT_MS,
+	)
 })
