@@ -535,25 +535,3 @@ describe('a node that adds nodes', () => {
 		})
 	})
 })
-
-test('a batch of 10,000 items completes', async () => {
-	await begin({
-		blueprints: {
-			big: createFlow('big')
-				.batch('work', async ({ input }: NodeContext) => ({ output: input }), {
-					inputKey: 'items',
-					outputKey: 'kept' as never,
-				})
-				.node('count', async ({ context }: NodeContext) => ({
-					output: ((await context.get('kept')) as unknown[]).length,
-				}))
-				.edge('work', 'count'),
-		},
-	})
-	const runId = await engine.start({
-		blueprint: 'big',
-		input: { items: Array.from({ length: 10_000 }, (_, i) => i) },
-	})
-	const run = await engine.end(runId, 60_000)
-	expect(run.context['count']).toBe(10_000)
-}, 90_000)
