@@ -274,7 +274,7 @@ async function installChangedSources(sql: Sql): Promise<void> {
 export const sourceOf = (file: string): string =>
 	readFileSync(new URL(`../../src/db/sql/${file}`, import.meta.url), 'utf8')
 
-async function findViolations(db: Executor): Promise<string[]> {
+export async function findViolations(db: Executor): Promise<string[]> {
 	const rows = await query<{ violation: string }>(
 		db,
 		`with counted as (

@@ -28,7 +28,12 @@ export interface ContainerOptions {
 	readonly ask: (url: string) => Promise<unknown>
 }
 
-export async function startContainer(options: ContainerOptions): Promise<PrivateServer> {
+export interface Container extends PrivateServer {
+	/** Runs a program inside and returns what it printed. */
+	execute(...command: string[]): Promise<string>
+}
+
+export async function startContainer(options: ContainerOptions): Promise<Container> {
 	const port = options.port ?? (await freePort())
 	const url = options.url(port)
 	const name = `flowcraft-outbox-test-${randomBytes(6).toString('hex')}`
@@ -105,6 +110,7 @@ export async function startContainer(options: ContainerOptions): Promise<Private
 			pid = 0
 		},
 		log: () => lastLog,
+		execute: (...command) => docker('exec', name, ...command),
 	}
 }
 
