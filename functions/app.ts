@@ -8,11 +8,20 @@ import { createValueCodec } from '../src/context/values.js'
 import { type Doorbell, noDoorbell } from '../src/ports/doorbell.js'
 import { type Logger, noLogger } from '../src/ports/logger.js'
 import { DEFAULT_EVENT_KEEP_MS } from '../src/run/events.js'
+import { admit, DEFAULT_MAX_REQUESTS } from './admission.js'
 import { type ApiKey, createAuthenticator } from './auth.js'
 import { DEFAULT_BODY_LIMIT_BYTES } from './body.js'
-import { type DatabaseSource, DEFAULT_DATABASE_DEADLINE_MS, openForRequest } from './database.js'
+import { allowOrigins } from './cors.js'
+import {
+	createRequestDatabases,
+	type DatabaseSource,
+	DEFAULT_DATABASE_DEADLINE_MS,
+	DEFAULT_DATABASE_QUEUE_SIZE,
+} from './database.js'
 import { type App, type AppEnv, createEndpoints } from './endpoint.js'
+import type { JwtOptions } from './jwt.js'
 import { HttpProblem, problemOf, problemResponse } from './problem.js'
+import { createRateLimiter, type RateLimit } from './rate-limit.js'
 import { addBlueprintRoutes } from './routes/blueprints.js'
 import { addDeadLetterRoutes } from './routes/dead-letters.js'
 import { addDocumentationRoutes } from './routes/documentation.js'
@@ -29,14 +38,28 @@ import { addWorkerRoutes } from './routes/workers.js'
 export interface AppOptions {
 	/** The database, or how to open one for a request. */
 	readonly db: DatabaseSource
-	/** Who may do what. Without any, everybody may do everything. */
+	/** Who may do what. Without keys and without `jwt`, everybody may do everything. */
 	readonly apiKeys?: readonly ApiKey[]
+	/** An issuer whose tokens are taken as well. */
+	readonly jwt?: JwtOptions
+	/** Of one caller (a key's name, a token's subject). Default: no limit. */
+	readonly callerLimit?: RateLimit
+	/** Of one address. Default: no limit. */
+	readonly addressLimit?: RateLimit
+	/** Where a trusted proxy writes the client's address, such as `cf-connecting-ip`. Default: the connection's own. */
+	readonly addressHeader?: string
+	/** Requests under way at most; the others are answered with 503. Default 5000. */
+	readonly maxRequests?: number
+	/** Web pages of these origins (`https://app.example.com`, or `*`) may call from browsers. Default none. */
+	readonly corsOrigins?: readonly string[]
 	/** Wakes relays, workers and waiting requests early. Default: everyone polls. */
 	readonly doorbell?: Doorbell
 	/** Larger bodies are refused. Default 1 MiB. */
 	readonly bodyLimitBytes?: number
 	/** A statement that takes longer is answered with 503, in ms. Default 10000. */
 	readonly databaseDeadlineMs?: number
+	/** Statements that wait for a connection at most; beyond that requests are answered with 503. Default 1000. */
+	readonly databaseQueueSize?: number
 	/** How long an event that nobody waits for is kept for a later wait, in ms. Default an hour. */
 	readonly eventKeepMs?: number
 	/** What the workers write values with, if it is not JSON. */
@@ -56,13 +79,22 @@ export function createApp(options: AppOptions): App {
 	} = options
 	const app: App = new OpenAPIHono<AppEnv>()
 	const endpoints = createEndpoints(app, {
-		authenticate: createAuthenticator(options.apiKeys),
+		authenticate: createAuthenticator(options.apiKeys, options.jwt),
+		...(options.callerLimit === undefined
+			? {}
+			: { countRequest: createRateLimiter(options.callerLimit) }),
 		bodyLimitBytes: options.bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES,
 	})
 
+	const openForRequest = createRequestDatabases(db, {
+		deadlineMs: databaseDeadlineMs,
+		queueSize: options.databaseQueueSize ?? DEFAULT_DATABASE_QUEUE_SIZE,
+	})
+
+	if ((options.corsOrigins ?? []).length > 0) app.use(allowOrigins(options.corsOrigins ?? []))
 	app.use(async (c, next) => {
 		const startedAt = performance.now()
-		const database = openForRequest(db, c.env, databaseDeadlineMs)
+		const database = openForRequest(c.env)
 		c.set('database', database)
 		await next()
 		const closing = database
@@ -78,12 +110,14 @@ export function createApp(options: AppOptions): App {
 		})
 	})
 
+	app.use(admit({ maxRequests: DEFAULT_MAX_REQUESTS, ...options }))
+
 	app.onError((error, c) => {
 		const { method } = c.req
 		const path = loggable(c.req.path)
 		const problem = problemOf(error, method === 'GET' ? 'query' : 'body')
 		if (problem.code === 'unavailable') {
-			logger.warn('The database is not available', { method, path, error: problem.cause ?? problem })
+			logger.warn('A request could not be served', { method, path, error: problem.cause ?? problem })
 		} else if (problem.code === 'internal' && !c.req.raw.signal.aborted) {
 			const instance = `urn:uuid:${crypto.randomUUID()}`
 			logger.error('A request failed', { method, path, instance, error })

@@ -2,6 +2,7 @@
 import type { Database } from '../src/db/client.js'
 import { withDeadline } from '../src/db/errors.js'
 import type { Executor } from '../src/db/query.js'
+import { StatementGate } from './statement-gate.js'
 
 /**
  * A pool that lives as long as the process; or, for hosts where a connection belongs to one request (Cloudflare
@@ -13,6 +14,17 @@ export type DatabaseSource = Database | ((bindings: unknown) => Database)
 /** How long a statement may take, waiting for a connection included, in ms. */
 export const DEFAULT_DATABASE_DEADLINE_MS = 10_000
 
+/** How many statements wait for a connection at most, before requests are answered with 503. */
+export const DEFAULT_DATABASE_QUEUE_SIZE = 1000
+
+export interface StatementLimits {
+	readonly deadlineMs: number
+	readonly queueSize: number
+}
+
+/** Runs a statement within its limits. */
+type RunStatement = <T>(statement: () => PromiseLike<T>) => Promise<T>
+
 export interface RequestDatabase {
 	/** Opens the database, if nothing has. Each statement on it rejects with a `DeadlineError` when it takes too long. */
 	executor(): Executor
@@ -20,31 +32,35 @@ export interface RequestDatabase {
 	close(): Promise<void> | undefined
 }
 
-export function openForRequest(
+/** How requests open the database. */
+export function createRequestDatabases(
 	source: DatabaseSource,
-	bindings: unknown,
-	deadlineMs: number,
-): RequestDatabase {
-	let own: Database | undefined
-	let executor: Executor | undefined
-	return {
-		executor: () =>
-			(executor ??= withDeadlines(
-				typeof source === 'function' ? (own = source(bindings)) : source,
-				deadlineMs,
-			)),
-		close: () => own?.close(),
+	{ deadlineMs, queueSize }: StatementLimits,
+): (bindings: unknown) => RequestDatabase {
+	if (typeof source === 'function') {
+		// A connection of its own, which nobody else waits for.
+		const run: RunStatement = (statement) => withDeadline('Postgres', deadlineMs, statement())
+		return (bindings) => {
+			let own: Database | undefined
+			let executor: Executor | undefined
+			return {
+				executor: () => (executor ??= limited((own = source(bindings)), run)),
+				close: () => own?.close(),
+			}
+		}
 	}
+	const gate = new StatementGate({ slots: source.sql.options.max, maxWaiting: queueSize, deadlineMs })
+	const executor = limited(source, (statement) => gate.run(statement))
+	return () => ({ executor: () => executor, close: () => undefined })
 }
 
-/** The pool, with a deadline on everything that is run through `query`. */
-function withDeadlines({ sql }: Database, deadlineMs: number): Executor {
+/** The pool, with limits on everything that is run through `query`. */
+function limited({ sql }: Database, run: RunStatement): Executor {
 	return new Proxy(sql, {
 		get(target, property) {
 			const member: unknown = Reflect.get(target, property)
 			if (property !== 'unsafe') return member
-			return (...args: Parameters<typeof sql.unsafe>) =>
-				withDeadline('Postgres', deadlineMs, target.unsafe(...args))
+			return (...args: Parameters<typeof sql.unsafe>) => run(() => target.unsafe(...args))
 		},
 	})
 }

@@ -5,11 +5,13 @@
 import type { OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Context } from 'hono'
 import type { Executor } from '../src/db/query.js'
-import type { Authenticate, Caller, Scope } from './auth.js'
+import type { Authenticate } from './auth.js'
 import { readJsonBody, readTextBody } from './body.js'
 import type { RequestDatabase } from './database.js'
 import { describe } from './openapi.js'
 import { HttpProblem, invalidInput, type LocatedFault, type ProblemCode } from './problem.js'
+import type { CountRequest } from './rate-limit.js'
+import { type Caller, NOBODY, type Scope } from './scopes.js'
 import { pointerToken, storageFaults } from './storable.js'
 
 /** What a host tells with each request. */
@@ -103,6 +105,8 @@ export type AddEndpoint = <const D extends EndpointDefinition>(
 
 export interface EndpointOptions {
 	readonly authenticate: Authenticate
+	/** Counts a request of the caller of that name. Default: as many as come. */
+	readonly countRequest?: CountRequest
 	readonly bodyLimitBytes: number
 }
 
@@ -123,9 +127,7 @@ export function createEndpoints(app: App, options: EndpointOptions): Endpoints {
 		})
 		app.on(definition.method.toUpperCase(), honoPath(definition.path), async (c) => {
 			const caller =
-				definition.scope === 'open'
-					? NOBODY
-					: await authorize(options.authenticate, c, definition.scope)
+				definition.scope === 'open' ? NOBODY : await authorize(options, c, definition.scope)
 			const call = {
 				...(await parseRequest(definition, c, options.bodyLimitBytes)),
 				caller,
@@ -147,21 +149,24 @@ export function createEndpoints(app: App, options: EndpointOptions): Endpoints {
 	}
 }
 
-const NOBODY: Caller = { name: '', scopes: new Set() }
-
-async function authorize(authenticate: Authenticate, c: Context<AppEnv>, scope: Scope): Promise<Caller> {
+async function authorize(
+	{ authenticate, countRequest }: EndpointOptions,
+	c: Context<AppEnv>,
+	scope: Scope,
+): Promise<Caller> {
 	const caller = await authenticate(c.req.raw.headers)
 	if (caller === undefined) {
 		throw new HttpProblem(
 			'unauthorized',
-			'Send a valid API key as Authorization: Bearer <key>, or as X-API-Key.',
+			'Send a valid API key or token as Authorization: Bearer <key>, or a key as X-API-Key.',
 			{
 				headers: { 'WWW-Authenticate': 'Bearer' },
 			},
 		)
 	}
+	countRequest?.(caller.name)
 	if (!caller.scopes.has(scope))
-		throw new HttpProblem('forbidden', `This needs a key with the scope '${scope}'.`)
+		throw new HttpProblem('forbidden', `This needs a key or a token with the scope '${scope}'.`)
 	return caller
 }
 

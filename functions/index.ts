@@ -1,6 +1,9 @@
 /** For whoever embeds the HTTP door, or writes an entry for another host. */
 export { type AppOptions, createApp } from './app.js'
-export { type ApiKey, parseApiKeys, type Scope, SCOPES } from './auth.js'
+export { type ApiKey, parseApiKeys } from './auth.js'
+export { type JwtAlgorithm, type JwtOptions } from './jwt.js'
+export { type RateLimit } from './rate-limit.js'
+export { type Scope, SCOPES } from './scopes.js'
 export { type AppConfig, readAppConfig, readServerConfig, type ServerConfig } from './config.js'
 export type { DatabaseSource } from './database.js'
 export type { App, HostBindings } from './endpoint.js'

@@ -12,16 +12,22 @@ const HELP = `Serves the HTTP API. Needs Postgres, migrated with npm run db:migr
 
 Environment:
   DATABASE_URL          postgres://user:password@host:5432/database (required)
-  HOST, PORT            where to listen (127.0.0.1, 3000); beyond this machine only with API_KEYS
+  HOST, PORT            where to listen (127.0.0.1, 3000); beyond this machine only with API_KEYS or JWT_JWKS_URL
   API_KEYS              name:secret[:read+start+operate+admin], separated by commas; without any, all is open
+  JWT_JWKS_URL, JWT_ISSUER, JWT_AUDIENCE
+                        tokens of an identity provider, beside keys or instead of them
+  RATE_LIMIT_PER_CALLER, RATE_LIMIT_PER_ADDRESS
+                        such as 600/m; off without
+  CORS_ORIGINS          web pages that may call from browsers; none without
   PUBLIC_URL            where clients reach it, for /openapi.json
   EVENT_KEEP_MS         how long events are kept that nobody waits for yet (3600000)
   BODY_LIMIT_BYTES      larger bodies are refused (1048576)
   DATABASE_POOL_SIZE    connections at most (10)
   DATABASE_DEADLINE_MS  a statement that takes longer is answered with 503 (10000)
+  DATABASE_QUEUE_SIZE   statements that wait for a connection at most; then 503 (1000)
   LOG_LEVEL             trace, debug, info, warn, error, fatal or silent (info)
 
-Stops on SIGTERM or SIGINT: answers what it has begun, then ends. /docs describes the API.`
+.env.example describes these and the others. Stops on SIGTERM or SIGINT: answers what it has begun, then ends. /docs describes the API.`
 
 const EXIT_FAILURE = 1
 const EXIT_CONFIG = 2

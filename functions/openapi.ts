@@ -48,7 +48,8 @@ export function createDocument(
 				bearer: {
 					type: 'http',
 					scheme: 'bearer',
-					description: 'One of the server’s API keys. Not needed where none are configured.',
+					description:
+						'One of the server’s API keys, or a token of the issuer that the server is configured to trust. Not needed where neither is configured.',
 				},
 				apiKey: {
 					type: 'apiKey',
@@ -104,7 +105,7 @@ export function describe(definition: EndpointDefinition): ReturnType<typeof crea
 	for (const [status, codes] of problemsByStatus(definition)) {
 		responses[status] = {
 			description: codes.map((code) => PROBLEMS[code].when).join(' Or: '),
-			...(codes.includes('unavailable')
+			...(codes.includes('unavailable') || codes.includes('too-many-requests')
 				? { headers: headerDocs({ 'Retry-After': 'Seconds to wait.' }) }
 				: {}),
 			content: {
@@ -175,7 +176,7 @@ function problemsByStatus({
 		...(scope === 'open' ? [] : (['unauthorized', 'forbidden'] as const)),
 		...problems,
 		...(body === undefined ? [] : (['body-too-large', 'unsupported-media-type'] as const)),
-		...(scope === 'open' ? [] : (['internal', 'unavailable'] as const)),
+		...(scope === 'open' ? [] : (['too-many-requests', 'internal', 'unavailable'] as const)),
 	])
 	const byStatus = new Map<string, ProblemCode[]>()
 	for (const code of [...codes].sort((a, b) => PROBLEMS[a].status - PROBLEMS[b].status)) {

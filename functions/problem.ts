@@ -17,13 +17,13 @@ export const PROBLEMS = {
 	},
 	unauthorized: {
 		status: 401,
-		title: 'An API key is needed',
-		when: 'No key was sent, or one that is not known.',
+		title: 'An API key or a token is needed',
+		when: 'None was sent, or one that is not known, not meant for this service or expired.',
 	},
 	forbidden: {
 		status: 403,
-		title: 'The API key does not allow this',
-		when: 'The key lacks the scope that the operation needs.',
+		title: 'The API key or token does not allow this',
+		when: 'It lacks the scope that the operation needs.',
 	},
 	'not-found': { status: 404, title: 'Not found', when: 'There is no such thing.' },
 	'method-not-allowed': {
@@ -46,10 +46,25 @@ export const PROBLEMS = {
 		title: 'The body is too large',
 		when: 'The body is larger than the configured limit.',
 	},
+	'uri-too-long': {
+		status: 414,
+		title: 'The URL is too long',
+		when: 'The URL has more than 8192 characters.',
+	},
 	'unsupported-media-type': {
 		status: 415,
 		title: 'The body must be application/json',
 		when: 'The body is not declared as JSON in UTF-8.',
+	},
+	'too-many-requests': {
+		status: 429,
+		title: 'Too many requests',
+		when: 'More requests than the server is configured to take from one caller or one address; see the header Retry-After.',
+	},
+	'headers-too-large': {
+		status: 431,
+		title: 'The headers are too large',
+		when: 'The headers have more than 16384 bytes.',
 	},
 	internal: {
 		status: 500,
@@ -58,8 +73,8 @@ export const PROBLEMS = {
 	},
 	unavailable: {
 		status: 503,
-		title: 'The database cannot be reached right now',
-		when: 'Postgres is down, too busy or not migrated. A write may have happened or not: repeat it, a start with the same Idempotency-Key.',
+		title: 'Not available right now',
+		when: 'Postgres is down, too busy or not migrated, too many requests are under way, or the keys that tokens are checked with cannot be fetched. A write may have happened or not: repeat it, a start with the same Idempotency-Key.',
 	},
 } as const
 

@@ -52,6 +52,24 @@ export function wholeNumber(min: number, max: number, fallback: number) {
 		.transform(Number)
 }
 
+/** Entries separated by commas, none of them empty. */
+export function listOf<T extends string>(
+	accepts: (entry: string) => entry is T,
+	fault: string,
+): z.ZodType<T[]>
+export function listOf(accepts: (entry: string) => boolean, fault: string): z.ZodType<string[]>
+export function listOf(accepts: (entry: string) => boolean, fault: string): z.ZodType<string[]> {
+	return z
+		.string()
+		.transform((text) =>
+			text
+				.split(',')
+				.map((entry) => entry.trim())
+				.filter((entry) => entry !== ''),
+		)
+		.refine((entries) => entries.every(accepts), fault)
+}
+
 /** A URL that names a host under one of these schemes. */
 function urlOf(example: string, ...schemes: readonly string[]): z.ZodString {
 	return z

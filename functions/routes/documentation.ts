@@ -34,6 +34,8 @@ export function addDocumentationRoutes(add: AddEndpoint, app: App, publicUrl?: s
 		return new Response(html, {
 			headers: {
 				'Content-Type': 'text/html; charset=utf-8',
+				'X-Content-Type-Options': 'nosniff',
+				'Referrer-Policy': 'no-referrer',
 				'Content-Security-Policy':
 					"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 			},

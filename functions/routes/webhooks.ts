@@ -38,6 +38,7 @@ const receiveWebhookEndpoint = {
 		'gone',
 		'body-too-large',
 		'unsupported-media-type',
+		'too-many-requests',
 		'internal',
 		'unavailable',
 	],

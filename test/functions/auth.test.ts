@@ -1,6 +1,9 @@
+import { createHash } from 'node:crypto'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { parseApiKeys, SCOPES } from '../../functions/auth.js'
-import { type Answer, startApi, type TestApi } from './api.js'
+import { createApp } from '../../functions/app.js'
+import { parseApiKeys } from '../../functions/auth.js'
+import { SCOPES } from '../../functions/scopes.js'
+import { type Answer, ask, startApi, type TestApi } from './api.js'
 
 const SECRETS = {
 	all: 'all-0123456789abcdef',
@@ -128,6 +131,20 @@ test('a key is asked for before the body is looked at', async () => {
 	expect((await api.post('/runs', '{')).status).toBe(401)
 })
 
+test('a key may be given by the hash of its secret alone', async () => {
+	const secret = 'a-secret-that-stands-nowhere'
+	const hash = createHash('sha256').update(secret).digest('hex')
+	const { keys, faults } = parseApiKeys(`ops:sha256=${hash.toUpperCase()}:read`)
+	expect(faults).toEqual([])
+	expect(keys).toEqual([{ name: 'ops', sha256: hash, scopes: ['read'] }])
+	const app = createApp({ db: api.database, apiKeys: keys })
+	expect((await ask(app, 'GET', '/runs', { headers: bearer(secret) })).status).toBe(200)
+	expect((await ask(app, 'PUT', '/blueprints/x', { headers: bearer(secret) })).status).toBe(403)
+	// Whoever reads the configuration cannot use what stands there.
+	for (const shown of [hash, `sha256=${hash}`, `ops:${hash}`])
+		expect((await ask(app, 'GET', '/runs', { headers: bearer(shown) })).status).toBe(401)
+})
+
 test('API_KEYS may give a name several secrets, so that one can be replaced', () => {
 	const { keys, faults } = parseApiKeys(' ci:0123456789abcdef:read+start , ci:fedcba9876543210,')
 	expect(faults).toEqual([])
@@ -145,6 +162,12 @@ test.each([
 	['ci:0123456789abcdef:', "the key 'ci' has a scope other than"],
 	['ci:0123456789abcdef:read:x', "the key 'ci' has more parts"],
 	['ci:0123456789abcdé°', "the key 'ci' has a secret with characters that no header can carry"],
+	['ci:sha256=0123456789abcdef', "the key 'ci' needs 64 hexadecimal digits behind sha256="],
+	[`ci:sha256=${'0123456789abcdeg'.repeat(4)}`, "the key 'ci' needs 64 hexadecimal digits"],
+	[
+		`a:sha256=${'0123456789abcdef'.repeat(4)},b:sha256=${'0123456789ABCDEF'.repeat(4)}`,
+		"the key 'b' has the same secret as another one",
+	],
 	['a:0123456789abcdef,b:0123456789abcdef', "the key 'b' has the same secret as another one"],
 ])('API_KEYS=%s is refused without showing a secret', (text, fault) => {
 	const { faults } = parseApiKeys(text)

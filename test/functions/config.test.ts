@@ -19,7 +19,10 @@ test('needs nothing but the database', () => {
 		databaseUrl: DATABASE_URL,
 		databasePoolSize: 10,
 		databaseDeadlineMs: 10_000,
+		databaseQueueSize: 1000,
 		apiKeys: [],
+		maxRequests: 5000,
+		corsOrigins: [],
 		bodyLimitBytes: 1024 * 1024,
 		eventKeepMs: 3_600_000,
 		logLevel: 'info',
@@ -75,6 +78,77 @@ test.each(['0.0.0.0', '::', '192.168.1.5', 'example.com', '127.evil.com'])(
 		expect(faultsOf({ DATABASE_URL, HOST, API_KEYS: 'ci:0123456789abcdef' })).toEqual([])
 	},
 )
+
+const JWT = {
+	JWT_JWKS_URL: 'https://login.example.com/jwks.json',
+	JWT_ISSUER: 'https://login.example.com/',
+	JWT_AUDIENCE: 'flowcraft, another',
+}
+
+test('an issuer of tokens is as good as keys, beyond this machine too', () => {
+	expect(readServerConfig({ DATABASE_URL, HOST: '0.0.0.0', ...JWT })).toMatchObject({
+		apiKeys: [],
+		jwt: {
+			jwksUrl: 'https://login.example.com/jwks.json',
+			issuer: 'https://login.example.com/',
+			audience: ['flowcraft', 'another'],
+			algorithms: ['RS256', 'PS256', 'ES256', 'EdDSA'],
+			scopesClaim: 'scope',
+			callerClaim: 'sub',
+		},
+	})
+})
+
+test('a list of keys without a key is no list', () => {
+	expect(faultsOf({ DATABASE_URL, HOST: '0.0.0.0', API_KEYS: ' , ' })).toEqual([
+		expect.stringMatching(/^API_KEYS is not set, but HOST/),
+	])
+})
+
+test('of an issuer all three things are needed', () => {
+	expect(faultsOf({ DATABASE_URL, JWT_ISSUER: 'x' }).map((fault) => fault.split(' ')[0])).toEqual([
+		'JWT_JWKS_URL',
+		'JWT_AUDIENCE',
+	])
+	// Half an issuer does not open the door either.
+	expect(faultsOf({ DATABASE_URL, HOST: '0.0.0.0', JWT_ISSUER: 'x' }).join()).toContain('API_KEYS')
+})
+
+test.each([
+	['JWT_JWKS_URL', 'http://login.example.com/jwks.json'],
+	['JWT_JWKS_URL', 'http://127.evil.com/jwks.json'],
+	['JWT_ALGORITHMS', 'RS256,HS256'],
+	['JWT_ALGORITHMS', 'none'],
+	['JWT_CLOCK_TOLERANCE_MS', '-1'],
+	['RATE_LIMIT_PER_CALLER', '100'],
+	['RATE_LIMIT_PER_ADDRESS', '0/s'],
+	['CLIENT_ADDRESS_HEADER', 'x forwarded'],
+	['CORS_ORIGINS', 'https://app.example.com/'],
+	['CORS_ORIGINS', 'app.example.com'],
+	['MAX_REQUESTS', '0'],
+	['DATABASE_QUEUE_SIZE', '-1'],
+])('%s=%s is refused', (name, value) => {
+	expect(faultsOf({ DATABASE_URL, ...JWT, [name]: value })).toEqual([
+		expect.stringMatching(new RegExp(`^${name} must`)),
+	])
+})
+
+test('limits and origins are read', () => {
+	expect(
+		readAppConfig({
+			DATABASE_URL,
+			RATE_LIMIT_PER_CALLER: '600/m',
+			RATE_LIMIT_PER_ADDRESS: '20/s',
+			CLIENT_ADDRESS_HEADER: 'cf-connecting-ip',
+			CORS_ORIGINS: 'https://a.example.com, http://localhost:5173',
+		}),
+	).toMatchObject({
+		callerLimit: { requests: 600, perMs: 60_000 },
+		addressLimit: { requests: 20, perMs: 1_000 },
+		addressHeader: 'cf-connecting-ip',
+		corsOrigins: ['https://a.example.com', 'http://localhost:5173'],
+	})
+})
 
 test.each(['localhost', '127.0.0.1', '127.1.2.3', '::1'])('listens on %s without API keys', (HOST) => {
 	expect(faultsOf({ DATABASE_URL, HOST })).toEqual([])

@@ -22,8 +22,10 @@ beforeAll(async () => {
 	proxy = await startProxy(fresh.url)
 	database = createDatabase(proxy.url, { max: 2 })
 	app = createApp({ db: database, databaseDeadlineMs: DEADLINE_MS })
-	await ask(app, 'PUT', '/blueprints/idle', { body: IDLE_BLUEPRINT })
-	runId = (await ask(app, 'POST', '/runs', { body: { blueprint: 'idle' } })).body.runId
+	// Without the short deadline: a busy machine may take longer to connect.
+	const patient = createApp({ db: database })
+	expect((await ask(patient, 'PUT', '/blueprints/idle', { body: IDLE_BLUEPRINT })).status).toBe(201)
+	runId = (await ask(patient, 'POST', '/runs', { body: { blueprint: 'idle' } })).body.runId
 })
 afterAll(async () => {
 	proxy.resume()
@@ -94,7 +96,9 @@ test('requests are served again when Postgres is back', async () => {
 	await expectUnavailable(await ask(app, 'POST', '/runs', { body: { blueprint: 'idle' } }))
 	await proxy.accept()
 	await waitFor('the database', isBack)
-	expect((await ask(app, 'POST', '/runs', { body: { blueprint: 'idle' } })).status).toBe(202)
+	const start = async (): Promise<boolean> =>
+		(await ask(app, 'POST', '/runs', { body: { blueprint: 'idle' } })).status === 202
+	await waitFor('a start', start)
 })
 
 test('a request that waits for a run ends with 503 when Postgres falls silent meanwhile', async () => {

@@ -89,11 +89,12 @@ test('every error of an operation is listed, with an example', () => {
 		'409',
 		'413',
 		'415',
+		'429',
 		'500',
 		'503',
 	])
-	expect(statusesOf('getRun')).toEqual(['200', '400', '401', '403', '404', '500', '503'])
-	expect(statusesOf('listBlueprints')).toEqual(['200', '401', '403', '500', '503'])
+	expect(statusesOf('getRun')).toEqual(['200', '400', '401', '403', '404', '429', '500', '503'])
+	expect(statusesOf('listBlueprints')).toEqual(['200', '401', '403', '429', '500', '503'])
 	expect(statusesOf('putBlueprint')).toEqual([
 		'200',
 		'201',
@@ -103,6 +104,7 @@ test('every error of an operation is listed, with an example', () => {
 		'409',
 		'413',
 		'415',
+		'429',
 		'500',
 		'503',
 	])
