@@ -255,7 +255,7 @@ export async function createCore(): Promise<Core> {
  * Functions whose source has changed since the last migration: what is tested is what stands in `src/db/sql`. Lets one
  * change a function, or remove a guard from it, and see what fails, without making a migration of it first.
  */
-async function installChangedSources(sql: Sql): Promise<void> {
+export async function installChangedSources(sql: Sql): Promise<void> {
 	for (const { text } of changedSources()) {
 		for (const [, name] of text.matchAll(/^CREATE OR REPLACE FUNCTION (\w+)\(/gm)) {
 			const [known] = await sql.unsafe<{ signature: string }[]>(

@@ -57,7 +57,7 @@ export function freshQueueName(): string {
 	return `test-${randomBytes(6).toString('hex')}`
 }
 
-/** For programs that are not run by vitest: ends the servers that the functions above have started. */
+/** For programs that are not run by vitest: ends the servers that the functions above have started. @public */
 export async function stopServices(): Promise<void> {
 	await own?.close()
 }

@@ -1,0 +1,47 @@
+/**
+ * DBOS: its own process starts and executes the workflows. The pool of 20 connections is twice its default; larger
+ * ones were not faster.
+ */
+import { createDatabase } from '../../../src/db/client.js'
+import { query } from '../../../src/db/query.js'
+import { spawnProcess } from '../../support/process.js'
+import type { Contender } from './contender.js'
+
+const FAN_OUT = 1_000
+
+export const dbos: Contender = {
+	id: 'dbos',
+	name: 'DBOS 5.3.0',
+	chain: { workload: 'chain?size=3', nodes: 3 },
+	fanOut: { workload: `fan-out?size=${FAN_OUT}`, nodes: FAN_OUT + 2 },
+
+	async start(lab) {
+		const fresh = await lab.createDatabase({ migrated: false })
+		const application = await spawnProcess({
+			entry: 'test/bench/contenders/dbos.main.ts',
+			env: { DATABASE_URL: fresh.url, POOL_SIZE: '20' },
+			readyLine: /Listening on/,
+			deadlineMs: 60_000,
+		})
+		const port = /Listening on (\d+)/.exec(application.tail())?.[1]
+		const database = createDatabase(fresh.url, { max: 1, applicationName: 'bench' })
+		return {
+			async start(workload, count) {
+				const response = await fetch(`http://127.0.0.1:${port}/${workload}&count=${count}`)
+				if (!response.ok) throw new Error(`DBOS: ${await response.text()}`)
+			},
+			async live() {
+				const [row] = await query<{ live: number }>(
+					database.sql,
+					`select count(*)::int as live from dbos.workflow_status where status in ('PENDING', 'ENQUEUED')`,
+				)
+				return row?.live ?? 0
+			},
+			async stop() {
+				await application.kill()
+				await database.close()
+				await fresh.drop()
+			},
+		}
+	},
+}

@@ -1,0 +1,55 @@
+/**
+ * OpenWorkflow: a client here, a worker in a process of its own. Its fan-out is steps side by side in one run, which
+ * may have 1,000 steps in all.
+ */
+import { OpenWorkflow } from 'openworkflow'
+import { BackendPostgres } from 'openworkflow/postgres'
+import { createDatabase } from '../../../src/db/client.js'
+import { query } from '../../../src/db/query.js'
+import { spawnProcess } from '../../support/process.js'
+import type { Contender } from './contender.js'
+import { FAN_OUT, specs } from './openworkflow-workflows.js'
+
+const WORKER_CONCURRENCY = 50
+
+export const openworkflow: Contender = {
+	id: 'openworkflow',
+	name: 'OpenWorkflow 0.10.1',
+	chain: { workload: 'chain', nodes: 3 },
+	fanOut: { workload: 'fan-out', nodes: FAN_OUT + 2 },
+
+	async start(lab) {
+		const fresh = await lab.createDatabase({ migrated: false })
+		const backend = await BackendPostgres.connect(fresh.url)
+		const client = new OpenWorkflow({ backend })
+		const worker = await spawnProcess({
+			entry: 'test/bench/contenders/openworkflow.main.ts',
+			env: { DATABASE_URL: fresh.url, CONCURRENCY: String(WORKER_CONCURRENCY) },
+			readyLine: /The worker runs/,
+			deadlineMs: 60_000,
+		})
+		const database = createDatabase(fresh.url, { max: 1, applicationName: 'bench' })
+		return {
+			async start(workload, count) {
+				const known = specs.get(workload)
+				if (known === undefined) throw new Error(`OpenWorkflow has no ${workload} here`)
+				await Promise.all(
+					Array.from({ length: count }, () => client.runWorkflow(known.spec, known.input)),
+				)
+			},
+			async live() {
+				const [row] = await query<{ live: number }>(
+					database.sql,
+					`select count(*)::int as live from openworkflow.workflow_runs where status in ('pending', 'running', 'sleeping')`,
+				)
+				return row?.live ?? 0
+			},
+			async stop() {
+				await worker.kill()
+				await backend.stop()
+				await database.close()
+				await fresh.drop()
+			},
+		}
+	},
+}

@@ -1,0 +1,74 @@
+/** One run of the benchmark: its servers, what it has measured so far, and our own processes while they are wanted. */
+import { type CostPerNode, costPerNode, readCounters } from './costs.js'
+import { type Load, timeLoad } from './in-flight.js'
+import type { Lab } from './lab.js'
+import type { Options, Sizes } from './options.js'
+import type { Results } from './results.js'
+import { startSystem, type System, type SystemOptions } from './system.js'
+import { NODES } from './workflows.js'
+
+export interface Stage {
+	/** As on the command line. */
+	readonly name: string
+	/** Completes "measures …". */
+	readonly summary: string
+	/** One repetition of it. */
+	run(session: Session): Promise<void>
+	/** After the last repetition. */
+	close?(): Promise<void>
+}
+
+/** Before anything is measured: caches, plans, connections, and the compiler of the process. */
+const WARM_UP_RUNS = 100
+
+export class Session {
+	readonly lab: Lab
+	readonly results: Results
+	readonly sizes: Sizes
+	/** Costs of a node by measurement, of the last repetition. */
+	readonly costs = new Map<string, CostPerNode>()
+	readonly #options: Options
+	readonly #profileFolder: string | undefined
+	#system: System | undefined
+
+	constructor(lab: Lab, results: Results, options: Options, profileFolder: string | undefined) {
+		this.lab = lab
+		this.results = results
+		this.sizes = options.sizes
+		this.#options = options
+		this.#profileFolder = profileFolder
+	}
+
+	/** Our processes with one worker, started when they are first asked for, and warm. */
+	async system(): Promise<System> {
+		this.#system ??= await this.startSystem()
+		return this.#system
+	}
+
+	/** Others of ours, for the caller to stop. */
+	async startSystem(options: SystemOptions = {}): Promise<System> {
+		const system = await startSystem(this.lab, {
+			environment: this.#options.environment,
+			profileFolder: this.#profileFolder,
+			...options,
+		})
+		await timeLoad(system, { workload: 'chain-3', total: WARM_UP_RUNS, inFlight: WARM_UP_RUNS })
+		return system
+	}
+
+	/** Nothing of ours runs while something else is measured. */
+	async quiet(): Promise<void> {
+		const system = this.#system
+		this.#system = undefined
+		await system?.stop()
+	}
+
+	/** Runs a load on our own engine and notes nodes per second, and what a node costs, under this name. */
+	async measure(name: string, system: System, load: Load): Promise<void> {
+		const nodes = load.total * (NODES[load.workload] ?? Number.NaN)
+		const before = await readCounters(system.watched)
+		const seconds = await timeLoad(system, load)
+		this.costs.set(name, costPerNode(before, await readCounters(system.watched), nodes))
+		this.results.add(name, nodes / seconds, 'nodes/s')
+	}
+}

@@ -1,0 +1,127 @@
+/** Our own processes on a database of their own: a relay and any number of workers. */
+import { mkdir } from 'node:fs/promises'
+import { createDatabase, type Database } from '../../src/db/client.js'
+import { query } from '../../src/db/query.js'
+import { startRun } from '../../src/run/start.js'
+import { freePort } from '../../worker/embedded/cluster.js'
+import { PROJECT_ROOT, type RunningProcess, spawnProgram } from '../support/process.js'
+import { freshQueueName } from '../support/services/index.js'
+import { type Watched } from './costs.js'
+import type { Engine } from './in-flight.js'
+import type { Lab, LabDatabase } from './lab.js'
+
+/** As many nodes at once as the 32 connections of the floor and more: what a worker on a machine of its own would have. */
+const WORKER_CONCURRENCY = 256
+/** Starts under way at once. */
+const STARTERS = 8
+
+export interface SystemOptions {
+	readonly workers?: number
+	/** One that has something in it already; default: a new one, which goes away with the system. */
+	readonly database?: LabDatabase
+	/** Of relay and workers, over the benchmark's own. */
+	readonly environment?: Readonly<Record<string, string>>
+	/** Where each process leaves a `.cpuprofile` when it stops. */
+	readonly profileFolder?: string | undefined
+}
+
+export interface System extends Engine {
+	readonly database: Database
+	readonly databaseUrl: string
+	readonly queue: string
+	readonly relay: RunningProcess
+	readonly workers: readonly RunningProcess[]
+	readonly watched: Watched
+	stop(): Promise<void>
+}
+
+export async function startSystem(lab: Lab, options: SystemOptions = {}): Promise<System> {
+	const { workers: workerCount = 1, profileFolder } = options
+	const owned = options.database === undefined ? await lab.createDatabase() : undefined
+	const databaseUrl = (options.database ?? owned)?.url ?? ''
+	const queue = freshQueueName()
+	const environment = {
+		DATABASE_URL: databaseUrl,
+		RABBITMQ_URL: lab.rabbitMq.url,
+		REDIS_URL: lab.redis.url,
+		QUEUE_NAME: queue,
+		LOG_LEVEL: 'info',
+		...options.environment,
+	}
+	const metricsPorts: number[] = []
+	const spawn = async (entry: string, readyLine: RegExp, extra: Record<string, string> = {}) => {
+		const port = await freePort()
+		metricsPorts.push(port)
+		if (profileFolder !== undefined) await mkdir(profileFolder, { recursive: true })
+		const running = spawnProgram({
+			name: entry,
+			command: process.execPath,
+			args: [
+				...(profileFolder === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profileFolder]),
+				...['--enable-source-maps', '--expose-gc', '--import', 'tsx'],
+				...['--import', './test/bench/heap-on-signal.js', entry],
+			],
+			env: { ...environment, ...extra, METRICS_PORT: String(port) },
+			cwd: PROJECT_ROOT,
+		})
+		await running.waitForLine(readyLine, { deadlineMs: 60_000 })
+		return running
+	}
+	const relay = await spawn('worker/relay.main.ts', /The relay runs/)
+	const workers: RunningProcess[] = []
+	for (let i = 0; i < workerCount; i++)
+		workers.push(
+			await spawn('worker/worker.main.ts', /The worker listens/, {
+				WORKFLOWS: 'test/bench/workflows.ts',
+				CONCURRENCY: options.environment?.['CONCURRENCY'] ?? String(WORKER_CONCURRENCY),
+			}),
+		)
+	const database = createDatabase(databaseUrl, { max: STARTERS + 2, applicationName: 'bench' })
+
+	return {
+		database,
+		databaseUrl,
+		queue,
+		relay,
+		workers,
+		watched: {
+			databaseUrl,
+			metricsPorts,
+			pids: {
+				postgres: [lab.postgres.pid],
+				rabbitmq: [lab.rabbitMq.pid],
+				relay: [relay.pid],
+				worker: workers.map(({ pid }) => pid),
+			},
+		},
+		async start(workload, count) {
+			let left = count
+			await Promise.all(
+				Array.from({ length: STARTERS }, async () => {
+					while (left-- > 0)
+						await startRun(database.sql, {
+							blueprint: workload,
+							input: { n: 1, items: ITEMS[workload] },
+						})
+				}),
+			)
+		},
+		async live() {
+			const [row] = await query<{ live: number }>(
+				database.sql,
+				'select count(*)::int as live from flowcraft_statuses where finished_at is null',
+			)
+			return row?.live ?? 0
+		},
+		async stop() {
+			await Promise.all([relay.stop(), ...workers.map((worker) => worker.stop())])
+			await database.close()
+			await owned?.drop()
+		},
+	}
+}
+
+/** What a batch works on. */
+const ITEMS: Readonly<Record<string, readonly number[]>> = Object.fromEntries(
+	[50, 1_000, 10_000].map((count) => [`batch-${count}`, Array.from({ length: count }, (_, i) => i)]),
+)
