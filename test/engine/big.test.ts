@@ -5,20 +5,20 @@
 import { createFlow, type NodeContext, type WorkflowBlueprint } from 'flowcraft'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startEngine, type TestEngine } from '../support/engine.js'
+import { isFull } from '../support/size.js'
 
-const FULL = process.env['FULL'] === '1'
-const SIZE = FULL ? 10_000 : 600
+const SIZE = isFull ? 10_000 : 600
 const SMALL = 100
 /** Cost per node of a big run at most, as a multiple of that in as many nodes of small runs. */
 const MAX_RATIO = 1.3
 /** Compared at full size only: name, the big blueprint, the small one. */
-const COMPARED = FULL
+const COMPARED = isFull
 	? [
 			['batch', 'batch', 'batch'],
 			['fan-out', `fan-out-${SIZE}`, `fan-out-${SMALL}`],
 		]
 	: []
-const DEADLINE_MS = FULL ? 180_000 : 60_000
+const DEADLINE_MS = isFull ? 180_000 : 60_000
 
 const batch = (id: string, chunkSize?: number) =>
 	createFlow(id)

@@ -3,9 +3,11 @@
  * `blueprints` and `registry` under the names of Flowcraft's runtime options; add yours here, or write your own.
  */
 import { createContentModeration } from './content-moderation/content-moderation.js'
+import { documents } from './document-processing/document-processing.js'
+import { research } from './research-loop/research-loop.js'
 
 const moderation = createContentModeration(process.env)
 
-export const blueprints = { ...moderation.blueprints }
+export const blueprints = { ...moderation.blueprints, ...documents.blueprints, ...research.blueprints }
 
-export const registry = { ...moderation.registry }
+export const registry = { ...moderation.registry, ...documents.registry, ...research.registry }

@@ -1,5 +1,5 @@
 /** The example as a whole, in Flowcraft's own in-process runtime: the reference for the distributed engine. */
-import { analyzeBlueprint, FlowRuntime, lintBlueprint, SubflowNode, type WorkflowResult } from 'flowcraft'
+import { FlowRuntime, type WorkflowResult } from 'flowcraft'
 import { describe, expect, it } from 'vitest'
 import { assembleContentModeration } from '../../../worker/workflows/content-moderation/content-moderation.js'
 import {
@@ -7,29 +7,6 @@ import {
 	type ModerationDetectors,
 } from '../../../worker/workflows/content-moderation/detectors.js'
 import { samplePosts } from '../../../worker/workflows/content-moderation/sample-posts.js'
-import { blueprints, registry } from '../../../worker/workflows/index.js'
-
-describe('the bundled workflows', () => {
-	it.each(Object.values(blueprints))(
-		'$id passes the linter, has no cycle and carries a version',
-		(blueprint) => {
-			expect(
-				lintBlueprint(blueprint, { ...registry, subflow: SubflowNode }, blueprints).issues,
-			).toEqual([])
-			expect(analyzeBlueprint(blueprint).isDag).toBe(true)
-			expect(blueprint.metadata?.version).toMatch(/^\d+\.\d+\.\d+$/)
-		},
-	)
-
-	it('are stored under their own ids', () => {
-		for (const [id, blueprint] of Object.entries(blueprints)) expect(blueprint.id).toBe(id)
-		expect(Object.keys(blueprints)).toContain('content-moderation')
-	})
-
-	it('survive JSON unchanged', () => {
-		expect(JSON.parse(JSON.stringify(blueprints))).toEqual(blueprints)
-	})
-})
 
 describe('content moderation', () => {
 	it.each(samplePosts)(

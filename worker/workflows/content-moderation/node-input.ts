@@ -1,5 +1,4 @@
-/** Checks what a node was given. Wrong input stays wrong however often the node runs, so it fails at once, for good. */
-import { FlowcraftError } from 'flowcraft'
+/** What the nodes of the moderation workflow are given. */
 import { z } from 'zod'
 
 export const userIdSchema = z.union([z.string().min(1), z.number()], {
@@ -7,13 +6,3 @@ export const userIdSchema = z.union([z.string().min(1), z.number()], {
 })
 
 export const userPostSchema = z.string({ error: 'must be a string (it may be empty)' })
-
-/** `name` leads the message: the key of the run's input, or the node, that is at fault. */
-export function parseInput<T>(name: string, schema: z.ZodType<T>, value: unknown): T {
-	const parsed = schema.safeParse(value)
-	if (parsed.success) return parsed.data
-	const faults = parsed.error.issues.map((issue) =>
-		[[name, ...issue.path].join('.'), issue.message].join(': '),
-	)
-	throw new FlowcraftError(faults.join('; '), { isFatal: true, cause: parsed.error })
-}

@@ -15,7 +15,8 @@ import {
 	spamFindingSchema,
 	type ModerationDetectors,
 } from './detectors.js'
-import { parseInput, userIdSchema, userPostSchema } from './node-input.js'
+import { parseInput } from '../parse-input.js'
+import { userIdSchema, userPostSchema } from './node-input.js'
 import { countByKind, redact } from './pii/redact.js'
 import { describeCounts, triage, type ModerationResult } from './verdict.js'
 
