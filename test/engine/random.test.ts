@@ -8,7 +8,7 @@ import { noLogger } from '../../src/ports/logger.js'
 import { createInProcessBroker } from '../../worker/broker/in-process.js'
 import { startEngine, type TestEngine } from '../support/engine.js'
 import { testSize } from '../support/size.js'
-import { registry } from './catalogue.js'
+import { registry } from './catalogue/registry.js'
 import { type RandomCase, randomCase } from './random-blueprints.js'
 
 /** Blueprints per test. */
