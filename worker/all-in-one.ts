@@ -4,7 +4,7 @@
  *
  * The one place where both rooms, `functions` and `worker`, meet.
  */
-import { resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { createApp } from '../functions/app.js'
 import { readServerConfig } from '../functions/config.js'
 import { serveFunctions } from '../functions/serve.js'
@@ -18,6 +18,7 @@ import { createRabbitMqBroker } from './broker/rabbitmq.js'
 import { migrate } from './db/migrate.js'
 import { createInProcessDoorbell } from './doorbell/in-process.js'
 import { createRedisDoorbell } from './doorbell/redis.js'
+import { createEventsFile } from './embedded/events-file.js'
 import { EmbeddedPostgresError, startEmbeddedPostgres } from './embedded/postgres.js'
 import { createLogger } from './logger.js'
 import { type RunningProcess, runProcess, StartError } from './process.js'
@@ -69,7 +70,11 @@ async function openBacking(services: Services, settings: AllInOneSettings, logge
 			throw error instanceof EmbeddedPostgresError ? new StartError(error.message) : error
 		},
 	)
-	const broker = createInProcessBroker({ queues: [settings.QUEUE_NAME], logger })
+	const broker = createInProcessBroker({
+		queues: [settings.QUEUE_NAME],
+		onEvent: createEventsFile(join(resolve(settings.DATA_DIR), 'events.jsonl'), logger),
+		logger,
+	})
 	const doorbell = createInProcessDoorbell()
 	return {
 		databaseUrl: postgres.url,

@@ -25,6 +25,7 @@ export {
 export { createRelay, type Relay, type RelayCounts, type RelayOptions } from './relay/relay.js'
 export { createWorker, type Worker, type WorkerOptions } from './worker/worker.js'
 export type { WorkflowsModule } from './execution/workflows.js'
+export type { DurableDependencies, PublishOptions } from './execution/durable-dependencies.js'
 export type { SweepReport } from './relay/sweep.js'
 
 // ── Brokers and doorbells ────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,7 +21,7 @@ METRICS_PORT, METRICS_HOST and LOG_LEVEL are described in .env.example. Stops gr
 await runProcess(HELP, async () => {
 	const settings = readRelaySettings(process.env)
 	const logger = createLogger('relay', settings.LOG_LEVEL)
-	const database = createDatabase(settings.DATABASE_URL, { max: 3, applicationName: 'flowcraft-relay' })
+	const database = createDatabase(settings.DATABASE_URL, { max: 4, applicationName: 'flowcraft-relay' })
 	const broker = createRabbitMqBroker({ url: settings.RABBITMQ_URL, queues: [settings.QUEUE_NAME], logger })
 	const doorbell =
 		settings.REDIS_URL === undefined

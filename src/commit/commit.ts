@@ -17,6 +17,19 @@ export interface AwaitedEvent {
 	readonly key?: string
 }
 
+/** A business event for an exchange of the user's. */
+export interface OutboxEvent {
+	/** A UUID; consumers drop repeats by it. */
+	readonly messageId: string
+	readonly exchange: string
+	readonly routingKey: string
+	/** As the serializer wrote it. */
+	readonly body: string
+	readonly headers: Readonly<Record<string, string>>
+	/** 0 to 9. */
+	readonly priority?: number | undefined
+}
+
 /** What becomes true when this node's commit is applied. All texts are as the codec wrote them. */
 export interface NodeCommit {
 	readonly key: NodeKey
@@ -64,6 +77,8 @@ export interface NodeCommit {
 	readonly recovered?: readonly { nodeId: string; generation: string; recovers: string }[]
 	/** A webhook that becomes usable: the hash of its token, and how long it is good. */
 	readonly webhook?: { readonly hash: string; readonly expiresInMs: number } | undefined
+	/** Events that go out with it. */
+	readonly events?: readonly OutboxEvent[]
 	/** Context keys with their values; null deletes. */
 	readonly writes?: readonly (readonly [key: string, text: string | null])[]
 }
@@ -139,6 +154,7 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 	const recovered = flatten(commits, (commit) => commit.recovered)
 	const writes = flatten(commits, (commit) => commit.writes)
 	const childInput = flatten(commits, (commit) => commit.childInput)
+	const events = flatten(commits, (commit) => commit.events)
 	const webhooks = flatten(commits, (commit) => (commit.webhook === undefined ? [] : [commit.webhook]))
 
 	const inputs = (rows: readonly { of: number; item: { input: StoredInput } }[]): Column[] => {
@@ -223,6 +239,14 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 		int(webhooks.map(({ of }) => of)),
 		text(webhooks.map(({ item }) => item.hash)),
 		{ type: 'bigint', values: webhooks.map(({ item }) => Math.round(item.expiresInMs)) },
+
+		int(events.map(({ of }) => of)),
+		{ type: 'uuid', values: events.map(({ item }) => item.messageId) },
+		text(events.map(({ item }) => item.exchange)),
+		text(events.map(({ item }) => item.routingKey)),
+		text(events.map(({ item }) => item.body)),
+		text(events.map(({ item }) => JSON.stringify(item.headers))),
+		{ type: 'int', values: events.map(({ item }) => item.priority ?? null) },
 	]
 }
 

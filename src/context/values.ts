@@ -28,6 +28,11 @@ export interface ValueCodec {
 	 * @throws UnstorableValueError for cycles, BigInt (without a serializer that takes it), absurd depth or size
 	 */
 	encode(key: string, value: unknown): string | null
+	/**
+	 * The text that the serializer itself writes, for whoever reads it elsewhere; `undefined` becomes null.
+	 * @throws UnstorableValueError as `encode` does
+	 */
+	serialize(key: string, value: unknown): string
 	/** What `encode` was given; null is `undefined`. */
 	decode(text: string | null): unknown
 }
@@ -48,6 +53,16 @@ export function createValueCodec(serializer?: ISerializer): ValueCodec {
 			}
 			return text
 		},
+		serialize(key, value) {
+			const given = value === undefined ? null : value
+			const text =
+				custom === undefined
+					? (toJson(key, given) ?? 'null')
+					: explained(key, () => custom.serialize(given as Record<string, unknown>))
+			if (text.includes('\u0000') || !text.isWellFormed())
+				throw new UnstorableValueError(key, 'the serializer wrote text that Postgres cannot hold')
+			return text
+		},
 		decode(text) {
 			if (text === null) return undefined
 			const value: unknown = JSON.parse(text)
@@ -59,17 +74,17 @@ export function createValueCodec(serializer?: ISerializer): ValueCodec {
 }
 
 function toJson(key: string, value: unknown): string | null {
-	try {
-		// A function or a symbol is `undefined` to JSON.
-		return JSON.stringify(value) ?? null
-	} catch (error) {
-		throw new UnstorableValueError(key, explain(error), { cause: error })
-	}
+	// A function or a symbol is `undefined` to JSON.
+	return explained(key, () => JSON.stringify(value) ?? null)
 }
 
 function wrap(key: string, value: unknown, serializer: ISerializer): string {
+	return explained(key, () => JSON.stringify({ $serialized: serializer.serialize({ v: value }) }))
+}
+
+function explained<T>(key: string, write: () => T): T {
 	try {
-		return JSON.stringify({ $serialized: serializer.serialize({ v: value }) })
+		return write()
 	} catch (error) {
 		throw new UnstorableValueError(key, explain(error), { cause: error })
 	}

@@ -387,9 +387,11 @@ export const outbox = pgTable(
 		queue: text(),
 		priority: smallint(),
 		concurrencyKey: text(),
+		/** Of an event: where it goes, its body as the serializer wrote it, and a JSON object of texts. */
 		exchange: text(),
 		routingKey: text(),
 		payload: text(),
+		headers: text(),
 		traceparent: text(),
 		dueAt: at().notNull().defaultNow(),
 		/** Which relay publishes it now, and until when nobody else may. Neither is indexed: claims stay HOT. */
@@ -402,7 +404,12 @@ export const outbox = pgTable(
 	},
 	(t) => [
 		check('flowcraft_outbox_kind', sql`${t.kind} in ('job', 'event', 'child')`),
-		index('flowcraft_outbox_due').on(t.dueAt),
+		check(
+			'flowcraft_outbox_event',
+			sql`${t.kind} <> 'event' or (${t.exchange} is not null and ${t.routingKey} is not null and ${t.payload} is not null)`,
+		),
+		// Apart, so that events which nobody takes are never in the way of jobs, however many they become.
+		index('flowcraft_outbox_due').on(sql`(kind = 'event')`, t.dueAt),
 		// Resume and cancel remove a node's timers; the sweep asks whether a node's message is still here.
 		index('flowcraft_outbox_node').on(t.runId, t.nodeId),
 	],

@@ -16,6 +16,8 @@ export interface OutboxRow {
 	readonly exchange: string | null
 	readonly routingKey: string | null
 	readonly payload: string | null
+	/** JSON object of texts. */
+	readonly headers: string | null
 	readonly traceparent: string | null
 	/** Publications of this row that failed. */
 	readonly failures: number
@@ -38,11 +40,15 @@ interface OutboxRecord extends Record<string, unknown> {
 	exchange: string | null
 	routing_key: string | null
 	payload: string | null
+	headers: string | null
 	traceparent: string | null
 	failures: number
 	reclaimed: boolean
 	node_state: NodeState | null
 }
+
+/** Business events, or everything else: the two never wait for each other. */
+export type OutboxLane = 'jobs' | 'events'
 
 /** Takes up to `limit` due rows, oldest first, for `claimMs`; rows that other relays hold are skipped. */
 export async function takeOutbox(
@@ -50,11 +56,12 @@ export async function takeOutbox(
 	token: string,
 	limit: number,
 	claimMs: number,
+	lane: OutboxLane = 'jobs',
 ): Promise<OutboxRow[]> {
 	const rows = await query<OutboxRecord>(
 		db,
-		'select *, id::text as id from flowcraft_take_outbox($1::text::uuid, $2::int, $3::bigint)',
-		[token, limit, claimMs],
+		'select *, id::text as id from flowcraft_take_outbox($1::text::uuid, $2::int, $3::bigint, $4::boolean)',
+		[token, limit, claimMs, lane === 'events'],
 	)
 	return rows.map((row) => ({
 		id: row.id,
@@ -67,6 +74,7 @@ export async function takeOutbox(
 		exchange: row.exchange,
 		routingKey: row.routing_key,
 		payload: row.payload,
+		headers: row.headers,
 		traceparent: row.traceparent,
 		failures: row.failures,
 		reclaimed: row.reclaimed,

@@ -113,7 +113,12 @@ describe('The broker in this process', () => {
 		expect(await statuses(broker, event === undefined ? [] : [event])).toEqual(['confirmed'])
 		expect(events).toEqual([event])
 		expect(await broker.depth('jobs')).toBe(0)
-		expect(await statuses(open(), messages(1, { exchange: 'orders' }))).toEqual(['confirmed'])
+	})
+
+	it('keeps no message to a named exchange without a listener, and says so', async () => {
+		expect(await open().publish(messages(1, { exchange: 'orders' }))).toEqual([
+			{ status: 'unroutable', reason: 'there is no exchange "orders" in this process' },
+		])
 	})
 
 	it('answers failed when the listener for events throws', async () => {

@@ -5,7 +5,7 @@
 import postgres, { type Sql } from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { claimNodes, releaseNodes } from '../../src/claim/claim.js'
-import { commitNodes, type NodeCommit } from '../../src/commit/commit.js'
+import { commitNodes, type NodeCommit, type OutboxEvent } from '../../src/commit/commit.js'
 import type { Executor } from '../../src/db/query.js'
 import { refreshChild, settleOutbox, takeOutbox } from '../../src/outbox/outbox.js'
 import { sweepLost, sweepRuns, sweepWorkers } from '../../src/outbox/sweep.js'
@@ -121,6 +121,16 @@ async function calls(): Promise<Record<string, (db: Executor) => Promise<unknown
 	const relay = crypto.randomUUID()
 	const rows = await takeOutbox(core.sql, relay, 10, 60_000)
 	const published = await core.start('diamond')
+	const telling = await claimed('one', 'a')
+	const event = (): OutboxEvent => ({
+		messageId: crypto.randomUUID(),
+		exchange: 'x',
+		routingKey: 'k',
+		body: '{}',
+		headers: {},
+	})
+	const told = await claimed('one', 'a')
+	await core.commit({ ...core.completed(told), events: [event(), event()] })
 	return {
 		start: (db) =>
 			startRun(db, { blueprint: 'diamond', input: { x: 1 }, idempotencyKey: crypto.randomUUID() }),
@@ -129,6 +139,8 @@ async function calls(): Promise<Record<string, (db: Executor) => Promise<unknown
 		'commit of a completed node': (db) =>
 			commitNodes(db, [core.completed(first, { output: 1, writes: { y: 1 } })]),
 		'commit of an arrival': (db) => commitNodes(db, [core.completed(arriving, { output: 1 })]),
+		'commit with events': (db) =>
+			commitNodes(db, [{ ...core.completed(telling), events: [event(), event()] }]),
 		'commit of a failure': (db) => commitNodes(db, [core.failed(failing)]),
 		'commit of a fallback': (db) => commitNodes(db, [core.completed(fallback)]),
 		'commit of a wait': (db) => commitNodes(db, [wait(held)]),
@@ -161,6 +173,7 @@ async function calls(): Promise<Record<string, (db: Executor) => Promise<unknown
 			),
 		'taking of outbox rows': (db) =>
 			takeOutbox(db, crypto.randomUUID(), 10, 1000).then(() => [posted, published]),
+		'taking of events': (db) => takeOutbox(db, crypto.randomUUID(), 10, 1000, 'events'),
 		'sweep of workers': (db) => sweepWorkers(db, 100),
 		'sweep of lost messages': (db) => sweepLost(db, 3_600_000, false, 100),
 		'check of one live run': (db) => sweepRuns(db, '', 1, 0),
@@ -190,8 +203,12 @@ test('no call reads more pages beside tens of thousands of queued and ended node
 		`insert into flowcraft_outbox (run_id, node_id, blueprint_id, due_at)
 		select 'queued-' || i, 'a', 'one', now() + interval '1 day' from generate_series(1, ${QUEUED}) i`,
 	)
-
 	const large = await calls()
+	// Long due, and in nobody's way but their own.
+	await core.rows(
+		`insert into flowcraft_outbox (kind, run_id, node_id, blueprint_id, exchange, routing_key, payload, due_at)
+		select 'event', 'queued-' || i, 'a', 'one', 'x', 'k', '{}', now() - interval '1 day' from generate_series(1, ${QUEUED}) i`,
+	)
 	const grown: Record<string, string> = {}
 	for (const [name, call] of Object.entries(large)) {
 		const before = costs[name] ?? 0

@@ -25,7 +25,7 @@ type WorkerPart = Pick<WorkerOptions, (typeof WORKER_PART)[number]>
 export interface RabbitMqAdapterOptions
 	extends Omit<AdapterOptions, 'runtimeOptions' | 'coordinationStore'>, WorkerPart {
 	/** Blueprints, registry and the rest, as for `FlowRuntime`. A blueprint may also be a `createFlow` builder. */
-	readonly runtimeOptions: AdapterOptions['runtimeOptions'] | WorkflowsModule
+	readonly runtimeOptions: WorkflowsModule
 	/**
 	 * `postgres://user:password@host:5432/database`. A URL and no client, because a worker's heartbeat comes from a
 	 * thread with a connection of its own, which a client cannot be handed to. The migrations must have been applied.

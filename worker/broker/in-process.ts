@@ -26,10 +26,11 @@ export interface InProcessBrokerOptions {
 	/** Messages that each dead queue keeps; the oldest make room. Default 1000. */
 	readonly deadLetterMaxLength?: number
 	/**
-	 * Told of each message to a named exchange. There are no exchanges in this process: such a message is handed to this
-	 * listener, if there is one, and answered with `confirmed`. If it throws, the answer is `failed`.
+	 * Takes the messages to named exchanges, one after the other: there are no exchanges in this process. What it has taken
+	 * is `confirmed`; if it throws or rejects, the answer is `failed`. Without it they are `unroutable`, so that they stay
+	 * in the outbox.
 	 */
-	readonly onEvent?: (message: OutboundMessage) => void
+	readonly onEvent?: (message: OutboundMessage) => unknown
 	/** Default: says nothing. */
 	readonly logger?: Logger
 }
@@ -81,7 +82,6 @@ export function createInProcessBroker(options: InProcessBrokerOptions = {}): Bro
 
 	const publishOne = (message: OutboundMessage): PublishOutcome => {
 		if (closed) return { status: 'failed', reason: 'the broker is closed' }
-		if (message.exchange !== undefined) return publishEvent(message)
 		const queue = jobQueues.get(message.routingKey)
 		if (queue === undefined) {
 			return { status: 'unroutable', reason: `there is no queue "${message.routingKey}"` }
@@ -94,11 +94,14 @@ export function createInProcessBroker(options: InProcessBrokerOptions = {}): Bro
 		return { status: 'confirmed' }
 	}
 
-	const publishEvent = (message: OutboundMessage): PublishOutcome => {
-		const { messageId, exchange, routingKey } = message
+	const publishEvent = async (message: OutboundMessage): Promise<PublishOutcome> => {
+		if (onEvent === undefined)
+			return {
+				status: 'unroutable',
+				reason: `there is no exchange "${message.exchange}" in this process`,
+			}
 		try {
-			logger.debug('Event published in process', { messageId, exchange, routingKey })
-			onEvent?.(message)
+			await onEvent(message)
 			return { status: 'confirmed' }
 		} catch (error) {
 			return { status: 'failed', reason: `the listener for events failed: ${String(error)}` }
@@ -107,7 +110,14 @@ export function createInProcessBroker(options: InProcessBrokerOptions = {}): Bro
 
 	return {
 		async publish(messages) {
-			return messages.map(publishOne)
+			const outcomes: PublishOutcome[] = []
+			for (const message of messages)
+				outcomes.push(
+					message.exchange === undefined || closed
+						? publishOne(message)
+						: await publishEvent(message),
+				)
+			return outcomes
 		},
 
 		async consume(consumeOptions) {

@@ -5,6 +5,8 @@ import type { RunStep } from '../../src/claim/steps.js'
 import type { BlueprintGraph } from '../../src/blueprint/graph.js'
 import type { BufferedContext } from '../../src/context/node-context.js'
 import { keyText } from '../../src/plan/node-key.js'
+import type { BusinessEvents } from './business-events.js'
+import type { DurableDependencies } from './durable-dependencies.js'
 import type { Workflows } from './workflows.js'
 
 /** A node asked to wait: it ends this attempt without ending. */
@@ -58,6 +60,7 @@ export function createDependencies(
 	state: NodeState,
 	signal: AbortSignal,
 	step: RunStep,
+	events: BusinessEvents,
 ): NodeContext['dependencies'] {
 	const { runtime } = workflows
 	const services = {
@@ -84,14 +87,18 @@ export function createDependencies(
 			)
 		},
 	}
+	const durable: DurableDependencies = {
+		idempotencyKey: idempotencyKeyOf(claimed),
+		attempt: claimed.attempt,
+		traceparent: claimed.traceparent ?? undefined,
+		step,
+		publish: (...event) => events.publish(...event),
+	}
 	return {
 		...runtime.dependencies,
 		logger: runtime.logger,
 		runtime: executionContext as NodeContext['dependencies']['runtime'],
 		workflowState: state,
-		idempotencyKey: idempotencyKeyOf(claimed),
-		attempt: claimed.attempt,
-		traceparent: claimed.traceparent ?? undefined,
-		step,
+		...durable,
 	}
 }

@@ -7,7 +7,7 @@ import { contentHash } from '../../src/blueprint/hash.js'
 import type { BlueprintStore } from '../../src/blueprint/store.js'
 import type { ClaimedNode } from '../../src/claim/claim.js'
 import { createStep } from '../../src/claim/steps.js'
-import type { AwaitedEvent, NodeCommit, StoredInput } from '../../src/commit/commit.js'
+import type { AwaitedEvent, NodeCommit, OutboxEvent, StoredInput } from '../../src/commit/commit.js'
 import { BufferedContext } from '../../src/context/node-context.js'
 import type { ContextReader } from '../../src/context/reading.js'
 import { UnstorableValueError } from '../../src/context/values.js'
@@ -29,6 +29,7 @@ import { withJitter } from '../../src/loop.js'
 import { ClaimLostError, RunCancelledError, WorkerDrainingError } from './aborts.js'
 import { isFatal, runAttempt, toError } from './attempt.js'
 import { gather, scatter } from './batch.js'
+import { BusinessEvents } from './business-events.js'
 import { sleepDuration, subflowParams, turnLoop } from './built-in.js'
 import { createDependencies, NodeState } from './node-dependencies.js'
 import { resolveInput } from './node-input.js'
@@ -74,6 +75,7 @@ type Execution =
 			readonly result: NodeResult
 			readonly writes: Writes
 			readonly webhook?: NodeCommit['webhook']
+			readonly events?: readonly OutboxEvent[]
 	  }
 	| {
 			readonly type: 'waiting'
@@ -81,6 +83,7 @@ type Execution =
 			readonly event: AwaitedEvent | undefined
 			readonly delayMs: number | undefined
 			readonly writes: Writes
+			readonly events?: readonly OutboxEvent[]
 	  }
 	| {
 			readonly type: 'child'
@@ -254,6 +257,7 @@ async function executeImplementation(
 	signal: AbortSignal,
 ): Promise<Execution> {
 	const state = new NodeState(node.id, context)
+	const published = new BusinessEvents(engine.workflows.codec, claimed)
 	const nodeContext: Omit<NodeContext, 'signal'> = {
 		context,
 		input: await resolveInput(node, claimed, context, engine.workflows.codec),
@@ -265,9 +269,11 @@ async function executeImplementation(
 			state,
 			signal,
 			createStep(engine.db, engine.workflows.codec, claimed, () => new ClaimLostError()),
+			published,
 		),
 	}
 	let result: NodeResult
+	let events: readonly OutboxEvent[]
 	try {
 		result = await runAttempt({
 			node,
@@ -279,13 +285,14 @@ async function executeImplementation(
 		})
 	} finally {
 		context.close('the node has ended')
+		events = published.close()
 	}
 	const writes = context.written()
 	const request = state.waitRequest()
-	if (request === undefined) return { type: 'completed', result, writes }
+	if (request === undefined) return { type: 'completed', result, writes, events }
 	const { wakeUpAt } = request.details
 	const delayMs = typeof wakeUpAt === 'string' ? Date.parse(wakeUpAt) - Date.now() : undefined
-	return waiting(
+	const wait = waiting(
 		engine,
 		{ reason: 'external_event', ...request.details },
 		eventOfDetails(node.id, request.details),
@@ -293,6 +300,7 @@ async function executeImplementation(
 		delayMs === undefined || Number.isNaN(delayMs) ? undefined : Math.max(delayMs, 0),
 		writes,
 	)
+	return { ...wait, events }
 }
 
 /** What a node returned when it began to wait is its output, unless it is resumed with another one. */
@@ -303,7 +311,7 @@ function waiting(
 	output: unknown,
 	delayMs: number | undefined,
 	writes: Writes,
-): Execution {
+): Extract<Execution, { type: 'waiting' }> {
 	const named =
 		event === undefined
 			? {}
@@ -457,6 +465,7 @@ async function planned(
 				waitEvent: execution.event,
 				delayMs: execution.delayMs,
 				writes: execution.writes,
+				...(execution.events === undefined ? {} : { events: execution.events }),
 			}
 		case 'child':
 			return {
@@ -488,6 +497,7 @@ async function planned(
 				action: typeof result.action === 'string' ? result.action : undefined,
 				writes,
 				webhook: execution.webhook,
+				...(execution.events === undefined ? {} : { events: execution.events }),
 				...storedPlan(engine, plan),
 			}
 		}

@@ -2,6 +2,7 @@
  * What a worker can run: the blueprints and implementations of a workflows module, made fit for distribution.
  */
 import {
+	type BaseNode,
 	BatchGatherNode,
 	BatchScatterNode,
 	type FlowBuilder,
@@ -10,6 +11,7 @@ import {
 	type NodeClass,
 	type NodeFunction,
 	PropertyEvaluator,
+	type RuntimeDependencies,
 	type RuntimeOptions,
 	SleepNode,
 	SubflowNode,
@@ -20,14 +22,20 @@ import {
 import { BUILT_IN_USES } from '../../src/blueprint/register.js'
 import { createValueCodec, type ValueCodec } from '../../src/context/values.js'
 import type { Logger } from '../../src/ports/logger.js'
+import type { DurableDependencies } from './durable-dependencies.js'
 
 type AnyFlow = FlowBuilder<Record<string, unknown>, Record<string, unknown>>
+
+// `RuntimeDependencies` is Flowcraft's record of anything.
+type DurableFunction = NodeFunction<RuntimeDependencies, DurableDependencies>
+type DurableClass = NodeClass<RuntimeDependencies, DurableDependencies>
 
 /**
  * The exports of a workflows module (`WORKFLOWS`): Flowcraft's `RuntimeOptions`, where a blueprint may also be the
  * `createFlow` builder that makes it.
  */
-export interface WorkflowsModule extends Omit<RuntimeOptions, 'blueprints' | 'dependencies'> {
+export interface WorkflowsModule extends Omit<RuntimeOptions, 'blueprints' | 'dependencies' | 'registry'> {
+	readonly registry?: Readonly<Record<string, DurableFunction | DurableClass | typeof BaseNode>>
 	readonly blueprints?: Readonly<Record<string, WorkflowBlueprint | AnyFlow>>
 	readonly dependencies?: Readonly<Record<string, unknown>>
 }

@@ -11,6 +11,7 @@ import { type Loop, runLoop, withJitter } from '../../src/loop.js'
 import { writeJob } from '../../src/outbox/message.js'
 import {
 	type FailedPublication,
+	type OutboxLane,
 	type OutboxRow,
 	refreshChild,
 	settleOutbox,
@@ -22,7 +23,7 @@ import type { Logger } from '../../src/ports/logger.js'
 import { createSweep, type SweepReport } from './sweep.js'
 
 export interface RelayOptions {
-	/** postgres.js or Drizzle; the relay needs at most three connections at once. */
+	/** postgres.js or Drizzle; the relay needs at most four connections at once. */
 	readonly db: Executor
 	readonly broker: Broker
 	readonly doorbell: Doorbell
@@ -37,13 +38,16 @@ export interface RelayOptions {
 	readonly batchSize?: number
 	/** How long a row is this relay's; after that another one takes it. In ms, default 10000. */
 	readonly claimMs?: number
-	/** Pause between looks at an idle outbox, in ms: begins at the first, doubles up to the second. Default 20 and 80. */
+	/**
+	 * Pause between looks at an idle outbox, in ms: begins at the first, doubles up to the second. Default 20 and 80, for
+	 * business events 200.
+	 */
 	readonly minPollMs?: number
 	readonly maxPollMs?: number
 }
 
 export interface Relay {
-	/** One round: takes what is due, publishes it, settles it. Returns how many rows it took. */
+	/** One round of each lane: takes what is due, publishes it, settles it. Returns how many rows it took. */
 	tick(): Promise<number>
 	/** One round of the sweep. */
 	sweep(): Promise<SweepReport>
@@ -58,6 +62,10 @@ export interface RelayCounts {
 	published: number
 	failed: number
 	unroutable: number
+	/** Of these, business events. */
+	eventsPublished: number
+	/** Times that a business event was not published: its exchange is missing, nobody has bound a queue, … */
+	eventsFailed: number
 	/** Rows whose relay died, but whose message a worker had all the same. */
 	alreadyDelivered: number
 	recovered: number
@@ -66,6 +74,11 @@ export interface RelayCounts {
 }
 
 const QUERY_DEADLINE_MS = 15_000
+/** Pauses between looks at an idle outbox grow to these, in ms. */
+const MAX_JOBS_POLL_MS = 80
+const MAX_EVENTS_POLL_MS = 200
+/** Business events at once: their bodies are not ours, and may be large. */
+const MAX_EVENT_BATCH = 50
 const MIN_BACKOFF_MS = 250
 const MAX_BACKOFF_MS = 60_000
 /** States in which a node's message has something to do; in any other it is old news. */
@@ -80,6 +93,8 @@ export function createRelay(options: RelayOptions): Relay {
 		published: 0,
 		failed: 0,
 		unroutable: 0,
+		eventsPublished: 0,
+		eventsFailed: 0,
 		alreadyDelivered: 0,
 		recovered: 0,
 		reemitted: 0,
@@ -89,14 +104,24 @@ export function createRelay(options: RelayOptions): Relay {
 	let loops: Loop[] = []
 	let stopListening: (() => void) | undefined
 
-	async function tick(): Promise<number> {
+	/**
+	 * Jobs and business events go separate ways: a round waits for all its verdicts, and those of the user's exchanges may
+	 * be long in coming.
+	 */
+	async function tick(lane: OutboxLane): Promise<number> {
 		// Without a broker nothing is taken: rows would only wait with us instead of in the outbox.
 		if (!broker.isConnected()) return 0
 		const token = crypto.randomUUID()
 		const rows = await withDeadline(
 			'Taking outbox rows',
 			QUERY_DEADLINE_MS,
-			takeOutbox(db, token, batchSize, claimMs),
+			takeOutbox(
+				db,
+				token,
+				lane === 'events' ? Math.min(batchSize, MAX_EVENT_BATCH) : batchSize,
+				claimMs,
+				lane,
+			),
 		)
 		if (rows.length === 0) return 0
 
@@ -117,6 +142,7 @@ export function createRelay(options: RelayOptions): Relay {
 		const outcomes =
 			toPublish.length === 0 ? [] : await broker.publish(toPublish.map((row) => messageOf(row, queue)))
 		toPublish.forEach((row, position) => settle(row, outcomes[position], done, failed))
+		if (lane === 'events') warnOfEvents(rows, failed)
 		await withDeadline('Settling outbox rows', QUERY_DEADLINE_MS, settleOutbox(db, token, done, failed))
 		return rows.length
 	}
@@ -139,6 +165,7 @@ export function createRelay(options: RelayOptions): Relay {
 	): void {
 		if (outcome?.status === 'confirmed') {
 			if (row.kind !== 'child') counts.published += 1
+			if (row.kind === 'event') counts.eventsPublished += 1
 			done.push(row.id)
 			return
 		}
@@ -146,12 +173,38 @@ export function createRelay(options: RelayOptions): Relay {
 		counts[outcome?.status === 'unroutable' ? 'unroutable' : 'failed'] += 1
 		const delayMs = withJitter(Math.min(MIN_BACKOFF_MS * 2 ** Math.min(row.failures, 20), MAX_BACKOFF_MS))
 		failed.push({ id: row.id, delayMs, error: `${outcome?.status ?? 'failed'}: ${reason}` })
+		if (row.kind === 'event') {
+			counts.eventsFailed += 1
+			return
+		}
 		logger.warn('A message was not published', {
 			...row.key,
 			messageId: row.messageId,
 			failures: row.failures + 1,
 			reason,
 		})
+	}
+
+	/** One line per exchange: a missing one may hold up thousands. */
+	function warnOfEvents(rows: readonly OutboxRow[], failed: readonly FailedPublication[]): void {
+		const errors = new Map(failed.map(({ id, error }) => [id, error]))
+		const exchanges = new Map<string, OutboxRow[]>()
+		for (const row of rows.filter(({ id }) => errors.has(id))) {
+			const exchange = row.exchange ?? ''
+			exchanges.set(exchange, [...(exchanges.get(exchange) ?? []), row])
+		}
+		for (const [exchange, [first, ...others]] of exchanges) {
+			if (first === undefined) continue
+			logger.warn('Business events were not published; they wait in the outbox', {
+				exchange,
+				routingKey: first.routingKey,
+				events: others.length + 1,
+				messageId: first.messageId,
+				...first.key,
+				failures: first.failures + 1,
+				reason: errors.get(first.id),
+			})
+		}
 	}
 
 	async function sweepOnce(): Promise<SweepReport> {
@@ -162,19 +215,26 @@ export function createRelay(options: RelayOptions): Relay {
 		return report
 	}
 
+	const drainLane = (lane: OutboxLane, maxPollMs: number): Loop =>
+		runLoop({
+			tick: () => tick(lane),
+			minIdleMs: options.minPollMs ?? 20,
+			maxIdleMs: options.maxPollMs ?? maxPollMs,
+			onError: (error, failures) => {
+				if (failures === 1 || failures % 20 === 0)
+					logger.error('A relay round failed', { lane, error, failures })
+			},
+		})
+
 	return {
-		tick,
+		async tick() {
+			const [jobs, events] = await Promise.all([tick('jobs'), tick('events')])
+			return jobs + events
+		},
 		sweep: sweepOnce,
 		start() {
-			const drain = runLoop({
-				tick,
-				minIdleMs: options.minPollMs ?? 20,
-				maxIdleMs: options.maxPollMs ?? 80,
-				onError: (error, failures) => {
-					if (failures === 1 || failures % 20 === 0)
-						logger.error('A relay round failed', { error, failures })
-				},
-			})
+			const drain = drainLane('jobs', MAX_JOBS_POLL_MS)
+			const events = drainLane('events', MAX_EVENTS_POLL_MS)
 			const sweepEveryMs = options.sweepEveryMs ?? 1_000
 			const sweeping = runLoop({
 				tick: async () => {
@@ -189,9 +249,11 @@ export function createRelay(options: RelayOptions): Relay {
 						logger.error('A sweep failed', { error, failures })
 				},
 			})
-			loops = [drain, sweeping]
+			loops = [drain, events, sweeping]
 			stopListening = doorbell.listen((ring) => {
-				if (ring.type === 'outbox') drain.wake()
+				if (ring.type !== 'outbox') return
+				drain.wake()
+				events.wake()
 			})
 			logger.info('The relay runs', { queue })
 		},
@@ -207,7 +269,11 @@ export function createRelay(options: RelayOptions): Relay {
 }
 
 function messageOf(row: OutboxRow, defaultQueue: string): OutboundMessage {
-	const headers = row.traceparent === null ? {} : { headers: { traceparent: row.traceparent } }
+	const all = {
+		...(row.headers === null ? {} : (JSON.parse(row.headers) as Record<string, string>)),
+		...(row.traceparent === null ? {} : { traceparent: row.traceparent }),
+	}
+	const headers = Object.keys(all).length === 0 ? {} : { headers: all }
 	const priority = row.priority === null ? {} : { priority: row.priority }
 	if (row.kind === 'event') {
 		return {

@@ -131,6 +131,7 @@ CREATE TABLE "flowcraft_outbox" (
 	"exchange" text,
 	"routing_key" text,
 	"payload" text,
+	"headers" text,
 	"traceparent" text,
 	"due_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"claim_token" uuid,
@@ -138,7 +139,8 @@ CREATE TABLE "flowcraft_outbox" (
 	"failures" integer DEFAULT 0 NOT NULL,
 	"last_error" text,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
-	CONSTRAINT "flowcraft_outbox_kind" CHECK ("flowcraft_outbox"."kind" in ('job', 'event', 'child'))
+	CONSTRAINT "flowcraft_outbox_kind" CHECK ("flowcraft_outbox"."kind" in ('job', 'event', 'child')),
+	CONSTRAINT "flowcraft_outbox_event" CHECK ("flowcraft_outbox"."kind" <> 'event' or ("flowcraft_outbox"."exchange" is not null and "flowcraft_outbox"."routing_key" is not null and "flowcraft_outbox"."payload" is not null))
 );
 --> statement-breakpoint
 CREATE TABLE "flowcraft_secrets" (
@@ -232,7 +234,7 @@ CREATE INDEX "flowcraft_nodes_event" ON "flowcraft_nodes" USING btree ("wait_eve
 CREATE INDEX "flowcraft_nodes_child" ON "flowcraft_nodes" USING btree ("child_run_id") WHERE state = 'child';--> statement-breakpoint
 CREATE INDEX "flowcraft_nodes_turns" ON "flowcraft_nodes" USING btree ("run_id","node_id","generation") WHERE generation <> '';--> statement-breakpoint
 CREATE INDEX "flowcraft_nodes_dead_letters" ON "flowcraft_nodes" USING btree ("finished_at") WHERE dead_letter is not null;--> statement-breakpoint
-CREATE INDEX "flowcraft_outbox_due" ON "flowcraft_outbox" USING btree ("due_at");--> statement-breakpoint
+CREATE INDEX "flowcraft_outbox_due" ON "flowcraft_outbox" USING btree ((kind = 'event'),"due_at");--> statement-breakpoint
 CREATE INDEX "flowcraft_outbox_node" ON "flowcraft_outbox" USING btree ("run_id","node_id");--> statement-breakpoint
 CREATE INDEX "flowcraft_statuses_newest" ON "flowcraft_statuses" USING btree ("created_at","run_id");--> statement-breakpoint
 CREATE INDEX "flowcraft_statuses_blueprint" ON "flowcraft_statuses" USING btree ("blueprint_id","created_at","run_id");--> statement-breakpoint

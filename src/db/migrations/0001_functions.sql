@@ -578,6 +578,7 @@ END $$;
 --   p_ctx_…    what the node wrote to the context; a null value deletes the key
 --   p_in_…     the context that a child run starts with
 --   p_hook_…   webhooks that a node has given out: hash of the token, and for how many ms it is good
+--   p_event_…  business events for exchanges of the user's
 --
 -- Numbers of nodes come back: `committed`; `repeated`, this very claim has finished the node before (the answer to the
 -- first commit was lost); `refused`, for the reasons in `refusals`, nothing of this node was applied. All others were
@@ -599,6 +600,8 @@ CREATE OR REPLACE FUNCTION flowcraft_commit(
 	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[],
 	p_in_of int[], p_in_keys text[], p_in_values text[],
 	p_hook_of int[], p_hook_hashes text[], p_hook_lives bigint[],
+	p_event_of int[], p_event_ids uuid[], p_event_exchanges text[], p_event_keys text[], p_event_bodies text[],
+	p_event_headers text[], p_event_priorities int[],
 	OUT committed int[], OUT repeated int[], OUT refused int[], OUT refusals text[], OUT ended text[], OUT emitted int
 )
 LANGUAGE plpgsql VOLATILE
@@ -1078,6 +1081,24 @@ BEGIN
 		FROM unnest(p_hook_of, p_hook_hashes, p_hook_lives) AS x(ix, hash, life_ms)
 		WHERE x.ix = ANY (committed)
 		ON CONFLICT DO NOTHING;
+	END IF;
+
+	-- 9b. Business events, in the order in which their nodes published them. Nobody deletes them but the relay that has
+	--     published them: what is committed has happened, whatever becomes of the run.
+	IF cardinality(p_event_of) > 0 THEN
+		INSERT INTO flowcraft_outbox (kind, message_id, run_id, node_id, generation, recovers, blueprint_id, exchange, routing_key,
+			payload, headers, priority, traceparent, due_at)
+		SELECT 'event', x.id, p_runs[x.ix], p_nodes[x.ix], p_generations[x.ix], p_recovers[x.ix], s.blueprint_id, x.exchange,
+			x.key, x.body, x.headers, x.priority, s.traceparent, v_now
+		FROM unnest(p_event_of, p_event_ids, p_event_exchanges, p_event_keys, p_event_bodies, p_event_headers, p_event_priorities)
+			WITH ORDINALITY AS x(ix, id, exchange, key, body, headers, priority, ord)
+		CROSS JOIN LATERAL (
+			SELECT s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = p_runs[x.ix] OFFSET 0
+		) AS s
+		WHERE x.ix = ANY (committed)
+		ORDER BY x.ord;
+		GET DIAGNOSTICS v_emitted = ROW_COUNT;
+		emitted := emitted + v_emitted;
 	END IF;
 
 	-- 10. The counters, and with them the end of a run.
@@ -1848,13 +1869,14 @@ BEGIN
 END $$;
 --> statement-breakpoint
 -- installed from: 70_relay.sql
--- A relay takes due rows for a while. Rows that another relay holds are skipped; rows whose holder let its time pass
--- are `reclaimed`, and `node_state` then tells whether a worker has had the message after all.
+-- A relay takes due rows for a while: business events (p_events), or everything else, so that events which nobody takes
+-- are not in the way of jobs. Rows that another relay holds are skipped; rows whose holder let its time pass are
+-- `reclaimed`, and `node_state` then tells whether a worker has had the message after all.
 -- The claim is a hint among relays, so its commit is asynchronous.
-CREATE OR REPLACE FUNCTION flowcraft_take_outbox(p_token uuid, p_limit int, p_claim_ms bigint) RETURNS TABLE (
+CREATE OR REPLACE FUNCTION flowcraft_take_outbox(p_token uuid, p_limit int, p_claim_ms bigint, p_events boolean) RETURNS TABLE (
 	id bigint, message_id uuid, kind text, run_id text, node_id text, generation text, recovers text, blueprint_id text,
-	queue text, priority smallint, exchange text, routing_key text, payload text, traceparent text, failures int,
-	reclaimed boolean, node_state text
+	queue text, priority smallint, exchange text, routing_key text, payload text, headers text, traceparent text,
+	failures int, reclaimed boolean, node_state text
 )
 LANGUAGE plpgsql VOLATILE ROWS 200
 SET plan_cache_mode = force_generic_plan
@@ -1874,7 +1896,8 @@ BEGIN
 	WITH due AS (
 		SELECT o.ctid AS place, o.claim_token IS NOT NULL AS reclaimed
 		FROM flowcraft_outbox o
-		WHERE o.due_at <= v_now AND (o.claimed_until IS NULL OR o.claimed_until < v_now)
+		WHERE (o.kind = 'event') = p_events AND o.due_at <= v_now
+			AND (o.claimed_until IS NULL OR o.claimed_until < v_now)
 		ORDER BY o.due_at
 		LIMIT p_limit
 		FOR UPDATE SKIP LOCKED
@@ -1883,7 +1906,7 @@ BEGIN
 	FROM due d
 	WHERE o.ctid = d.place
 	RETURNING o.id, o.message_id, o.kind, o.run_id::text, o.node_id::text, o.generation::text, o.recovers::text,
-		o.blueprint_id, o.queue, o.priority, o.exchange, o.routing_key, o.payload, o.traceparent, o.failures, d.reclaimed,
+		o.blueprint_id, o.queue, o.priority, o.exchange, o.routing_key, o.payload, o.headers, o.traceparent, o.failures, d.reclaimed,
 		CASE WHEN d.reclaimed THEN (
 			SELECT n.state FROM flowcraft_nodes n
 			WHERE n.run_id = o.run_id AND n.node_id = o.node_id AND n.generation = o.generation AND n.recovers = o.recovers

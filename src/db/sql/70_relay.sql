@@ -1,10 +1,11 @@
--- A relay takes due rows for a while. Rows that another relay holds are skipped; rows whose holder let its time pass
--- are `reclaimed`, and `node_state` then tells whether a worker has had the message after all.
+-- A relay takes due rows for a while: business events (p_events), or everything else, so that events which nobody takes
+-- are not in the way of jobs. Rows that another relay holds are skipped; rows whose holder let its time pass are
+-- `reclaimed`, and `node_state` then tells whether a worker has had the message after all.
 -- The claim is a hint among relays, so its commit is asynchronous.
-CREATE OR REPLACE FUNCTION flowcraft_take_outbox(p_token uuid, p_limit int, p_claim_ms bigint) RETURNS TABLE (
+CREATE OR REPLACE FUNCTION flowcraft_take_outbox(p_token uuid, p_limit int, p_claim_ms bigint, p_events boolean) RETURNS TABLE (
 	id bigint, message_id uuid, kind text, run_id text, node_id text, generation text, recovers text, blueprint_id text,
-	queue text, priority smallint, exchange text, routing_key text, payload text, traceparent text, failures int,
-	reclaimed boolean, node_state text
+	queue text, priority smallint, exchange text, routing_key text, payload text, headers text, traceparent text,
+	failures int, reclaimed boolean, node_state text
 )
 LANGUAGE plpgsql VOLATILE ROWS 200
 SET plan_cache_mode = force_generic_plan
@@ -24,7 +25,8 @@ BEGIN
 	WITH due AS (
 		SELECT o.ctid AS place, o.claim_token IS NOT NULL AS reclaimed
 		FROM flowcraft_outbox o
-		WHERE o.due_at <= v_now AND (o.claimed_until IS NULL OR o.claimed_until < v_now)
+		WHERE (o.kind = 'event') = p_events AND o.due_at <= v_now
+			AND (o.claimed_until IS NULL OR o.claimed_until < v_now)
 		ORDER BY o.due_at
 		LIMIT p_limit
 		FOR UPDATE SKIP LOCKED
@@ -33,7 +35,7 @@ BEGIN
 	FROM due d
 	WHERE o.ctid = d.place
 	RETURNING o.id, o.message_id, o.kind, o.run_id::text, o.node_id::text, o.generation::text, o.recovers::text,
-		o.blueprint_id, o.queue, o.priority, o.exchange, o.routing_key, o.payload, o.traceparent, o.failures, d.reclaimed,
+		o.blueprint_id, o.queue, o.priority, o.exchange, o.routing_key, o.payload, o.headers, o.traceparent, o.failures, d.reclaimed,
 		CASE WHEN d.reclaimed THEN (
 			SELECT n.state FROM flowcraft_nodes n
 			WHERE n.run_id = o.run_id AND n.node_id = o.node_id AND n.generation = o.generation AND n.recovers = o.recovers

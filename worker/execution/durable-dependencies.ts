@@ -1,0 +1,49 @@
+/**
+ * What every node finds in `dependencies`, beside what the workflows module puts there.
+ *
+ *     createFlow<Order, DurableDependencies>('order').node('pay', async ({ dependencies }) => { … })
+ */
+import type { RuntimeDependencies } from 'flowcraft'
+
+export interface DurableDependencies extends RuntimeDependencies {
+	/**
+	 * The same for every attempt of this node, different for every other node, loop turn and run. Hand it on to whatever
+	 * you call, so that a repeated attempt is recognised there.
+	 */
+	readonly idempotencyKey: string
+	/** 1-based. A thrown error or a timeout begins the next one; a worker that died does not. */
+	readonly attempt: number
+	/** W3C trace context of whoever started the run. */
+	readonly traceparent: string | undefined
+	/**
+	 * Runs `fn` unless an earlier attempt of this node has saved what it returned under this key; then that is the result.
+	 * What `fn` returns is saved at once; what it throws is not.
+	 *
+	 * @param key distinguishes the steps of one node
+	 * @throws what `fn` throws; `UnstorableValueError`; `ClaimLostError`
+	 */
+	step<T>(key: string, fn: () => T | Promise<T>): Promise<T>
+	/**
+	 * Publishes a business event with this attempt: it becomes a row of the outbox in the commit of the node's result, and
+	 * is gone if the attempt fails, its claim is lost or the run is cancelled before. A node that ends by waiting publishes
+	 * in the commit that makes it wait. A relay then delivers it, at least once and under the same `messageId`, persistent
+	 * and mandatory; the order of events is not kept. Exchange and queues are yours: nothing declares them. While they are
+	 * missing, the event waits in the outbox.
+	 *
+	 * @param exchange `''` is RabbitMQ's default exchange: the routing key is the name of a queue
+	 * @param message the body, as the serializer writes it; at most 4 MiB
+	 * @returns the event's `messageId`, by which consumers drop repeats
+	 * @throws UnstorableValueError for what could never be published; no retry follows, since it would do the same
+	 */
+	publish(exchange: string, routingKey: string, message: unknown, options?: PublishOptions): string
+}
+
+export interface PublishOptions {
+	/**
+	 * Beside `runId`, `nodeId`, `generation` (in loops), `attempt`, `blueprintId` and `traceparent`, which every event has;
+	 * 16 KiB at most.
+	 */
+	readonly headers?: Readonly<Record<string, string>>
+	/** 0 (normal) to 9; for queues that know priorities. */
+	readonly priority?: number
+}
