@@ -294,7 +294,7 @@ describe('the engine behind it', () => {
 				},
 			},
 			dependencies: { given: 42 },
-		} as RabbitMqAdapterOptions['runtimeOptions'])
+		})
 		await adapter.start()
 		const { runId } = await startRun(core.sql, { blueprint: blueprint.id })
 		await waitForWorkflow(core.sql, runId, END_MS)
