@@ -10,7 +10,7 @@ import { dirname, join } from 'node:path'
 import { migrate } from '../../worker/db/migrate.js'
 import { firstProgram, onPath } from '../support/services/find.js'
 import { type PrivateServer, startPostgres, startRabbitMq, startRedis } from '../support/services/index.js'
-import { installChangedSources } from '../support/core.js'
+import { installChangedSources } from '../support/changed-sources.js'
 import { asAdmin, withDatabase } from '../support/services/suite.js'
 
 const SETTINGS = {

@@ -278,6 +278,22 @@ test('nothing is given back under a claim that was lost', async () => {
 	expect(await core.outbox(runId)).toEqual([])
 })
 
+test('a step is saved under the claim that stands, and under no other', async () => {
+	const runId = await core.start('one')
+	const node = await core.claimed(worker, runId, 'a')
+	const save = async (token: string): Promise<unknown> =>
+		core.rows(
+			`select flowcraft_save_step($1, 'a', '', '', $2::text::uuid, $2, '1') as saved`,
+			runId,
+			token,
+		)
+	expect(await save(crypto.randomUUID())).toEqual([{ saved: false }])
+	expect(await save(node.token)).toEqual([{ saved: true }])
+	expect(await core.rows('select key from flowcraft_steps where run_id = $1', runId)).toEqual([
+		{ key: node.token },
+	])
+})
+
 test('a worker learns what stands in its name, so that it can give back what it does not have in hand', async () => {
 	const [runId, other] = [await core.start('two'), await core.worker()]
 	const owner = await core.worker()

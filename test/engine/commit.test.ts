@@ -240,6 +240,38 @@ describe('the fence', () => {
 		expect(await core.violations()).toEqual([])
 	})
 
+	test('a commit that waited for a sweep which took its node away writes nothing', async () => {
+		const [zombie, runId] = [await core.worker(), await core.start('chain')]
+		const node = await core.claimed(zombie, runId, 'a')
+		await core.rows(
+			`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`,
+			zombie,
+		)
+		const { commit } = await core.sql.begin(async (tx) => {
+			await sweepWorkers(tx, 1000)
+			const [{ pid }] = await tx<[{ pid: number }]>`select pg_backend_pid() as pid`
+			const commit = core.commit(overwhelming(node))
+			await whenBlocked(core.sql, pid)
+			return { commit }
+		})
+		expect(await commit).toEqual(['lost'])
+		expect(await core.nodes(runId)).toMatchObject({ a: { state: 'ready', crashes: 1, output: null } })
+		expect(Object.keys(await core.nodes(runId))).toEqual(['a'])
+	})
+
+	test('a commit writes nothing to a run that has ended, even if its node still looks as if it ran', async () => {
+		const runId = await core.start('two')
+		const node = await core.claimed(worker, runId, 'a')
+		await core.rows(
+			`update flowcraft_statuses set status = 'completed', live_count = 0, finished_at = now() where run_id = $1`,
+			runId,
+		)
+		const before = await everything(runId)
+		expect(await core.commit(overwhelming(node))).toEqual(['lost'])
+		expect(await everything(runId)).toEqual(before)
+		await core.rows('delete from flowcraft_statuses where run_id = $1', runId)
+	})
+
 	test('a commit for an unknown run or node is lost', async () => {
 		const node = { key: keyOf('no-such-run', 'a'), token: crypto.randomUUID() }
 		expect(await core.commit({ ...node, outcome: 'completed', output: null })).toEqual(['lost'])
@@ -546,6 +578,17 @@ describe('the end of a run', () => {
 		expect(await core.run(runId)).toMatchObject({ status: 'paused', live: 1 })
 	})
 
+	test('is final: its counters change no more', async () => {
+		const runId = await core.start('one')
+		await complete(runId, 'a')
+		const before = await everything(runId)
+		await core.rows(
+			`select flowcraft_settle_runs(array[$1], array[1], array[0], array[1], array['late'])`,
+			runId,
+		)
+		expect(await everything(runId)).toEqual(before)
+	})
+
 	test('the history names each status once, in order', async () => {
 		const runId = await core.start('two')
 		const [a, b] = [await core.claimed(worker, runId, 'a'), await core.claimed(worker, runId, 'b')]
@@ -751,6 +794,24 @@ describe('waiting', () => {
 		expect(await core.outbox(runId)).toEqual([])
 	})
 
+	test('of two resumes at once one wins, and the run counts one', async () => {
+		const runId = await core.start('two')
+		await core.commit(
+			wait(await core.claimed(worker, runId, 'a')),
+			wait(await core.claimed(worker, runId, 'b')),
+		)
+		const { second } = await core.sql.begin(async (tx) => {
+			await resumeRun(tx, runId, { nodeId: 'a', output: 'first' })
+			const [{ pid }] = await tx<[{ pid: number }]>`select pg_backend_pid() as pid`
+			const second = resumeRun(core.sql, runId, { nodeId: 'a', output: 'second' }).catch(String)
+			await whenBlocked(core.sql, pid)
+			return { second }
+		})
+		expect(await second).toContain('does not wait')
+		expect(await core.run(runId)).toMatchObject({ live: 2, waiting: 1 })
+		expect((await core.claimed(worker, runId, 'a')).resume).toContain('first')
+	})
+
 	test('of several nodes that wait for something from outside, a resume has to name one; a sleep needs no naming', async () => {
 		await core.register(flow('three', [], { a: {}, b: {}, sleeper: {} }))
 		const runId = await core.start('three')
@@ -806,6 +867,17 @@ describe('child runs', () => {
 			{ key: '_inputs.a', value: '{"y":2}' },
 			{ key: 'x', value: '1' },
 		])
+	})
+
+	test('a lost commit starts no child run, whatever else is in its batch', async () => {
+		const runId = await core.start('nested')
+		const node = await core.claimed(worker, runId, 'sub')
+		const bystander = core.completed(await core.claimed(worker, await core.start('one'), 'a'))
+		const zombie = { ...child(node, 'chain'), token: crypto.randomUUID() }
+		expect(await core.commit(zombie, bystander)).toEqual(['lost', 'committed'])
+		expect(
+			await core.rows('select run_id from flowcraft_statuses where parent_run_id = $1', runId),
+		).toEqual([])
 	})
 
 	test("its end is a job for its parent's node, in the commit that ended it", async () => {

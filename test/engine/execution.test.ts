@@ -17,6 +17,7 @@ import { readRun } from '../../src/run/read.js'
 import { resumeRun } from '../../src/run/resume.js'
 import type { WorkflowsModule } from '../../worker/execution/workflows.js'
 import { type EndedRun, startEngine, type TestEngine, type TestEngineOptions } from '../support/engine.js'
+import { whenBlocked } from '../support/locks.js'
 import { waitFor } from '../support/wait-for.js'
 
 let engine: TestEngine
@@ -610,6 +611,71 @@ describe('a worker', () => {
 			clearInterval(storm)
 		}
 		expect(await engine.end(runId)).toMatchObject({ status: 'completed', context: { n: [42, 1] } })
+	})
+
+	test('asks for a commit again until Postgres is back, and the node is not run again', async () => {
+		const held = gate()
+		const started = gate()
+		let calls = 0
+		await begin(single('works'), {
+			works: async () => {
+				calls += 1
+				started.open()
+				await held.opened
+				return { output: 'done' }
+			},
+		})
+		const runId = await engine.start({ blueprint: 'single' })
+		await started.opened
+		await engine.database.sql.begin(async (tx) => {
+			await tx`select from flowcraft_statuses where run_id = ${runId} for update`
+			const [{ pid }] = await tx<[{ pid: number }]>`select pg_backend_pid() as pid`
+			held.open()
+			await whenBlocked(engine.database.sql, pid)
+			const killed = await engine.rows(
+				`select pg_terminate_backend(pid) from pg_stat_activity
+				where application_name = 'flowcraft-worker' and ${pid} = any(pg_blocking_pids(pid))`,
+			)
+			expect(killed).toHaveLength(1)
+			// Asked again, it waits again.
+			await whenBlocked(engine.database.sql, pid)
+		})
+		expect(await engine.end(runId)).toMatchObject({ status: 'completed', context: { n: 'done' } })
+		expect(calls).toBe(1)
+	})
+
+	test('goes on beating while a node keeps the CPU busy', async () => {
+		let beat: boolean | undefined
+		await begin(
+			single('busy'),
+			{
+				busy: async () => {
+					// Postgres looks back, at a moment when this process has long been able to do nothing but beat.
+					const look = engine.database.sql
+						.unsafe(
+							`select pg_sleep(3);
+							select heartbeat_at > now() + interval '1 second' as beat from flowcraft_workers`,
+						)
+						.simple()
+						.then((results: unknown) => {
+							beat = (results as { beat: boolean }[][])[1]?.[0]?.beat
+						})
+					await waitFor('Postgres to sleep', async () => {
+						const rows = await engine.rows(
+							`select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`,
+						)
+						return rows.length > 0
+					})
+					const until = performance.now() + 3_000
+					while (performance.now() < until);
+					await look
+					return {}
+				},
+			},
+			{ worker: { leaseMs: 1_500 } },
+		)
+		await engine.run({ blueprint: 'single' })
+		expect(beat).toBe(true)
 	})
 
 	test('gives back a node that it has claimed without ever learning of it', async () => {

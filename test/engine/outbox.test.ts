@@ -36,6 +36,16 @@ test('of many relays that take at once, none gets a row that another one has, an
 	expect(new Set(taken).size).toBe(300)
 })
 
+test('a relay does not wait for rows that another one is about to take', async () => {
+	await core.start('two')
+	await core.sql.begin(async (tx) => {
+		const [theirs] = await takeOutbox(tx, token(), 1, CLAIM_MS)
+		const ours = await takeOutbox(core.sql, token(), 10, CLAIM_MS)
+		expect(ours.map(({ id }) => id)).not.toContain(theirs?.id)
+		expect(ours).toHaveLength(1)
+	})
+})
+
 test('the oldest due rows come first, and no more than asked for', async () => {
 	const runIds: string[] = []
 	for (let n = 0; n < 5; n++) runIds.push(await core.start('one'))

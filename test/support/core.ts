@@ -22,7 +22,6 @@ import { refreshChild, settleOutbox, takeOutbox } from '../../src/outbox/outbox.
 import type { NodeKey } from '../../src/plan/node-key.js'
 import { type PlannedInput, planCompletion, planFailure } from '../../src/plan/plan.js'
 import { startRun, type StartRunInput } from '../../src/run/start.js'
-import { changedSources } from '../../worker/db/sources.js'
 import { freshDatabase } from './services/index.js'
 
 export interface RunRow extends Row {
@@ -118,7 +117,6 @@ export async function createCore(): Promise<Core> {
 	const fresh = await freshDatabase()
 	const database = createDatabase(fresh.url, { max: 12, applicationName: 'flowcraft-test' })
 	const { sql } = database
-	await installChangedSources(sql)
 	const graphs = new Map<string, BlueprintGraph>()
 	const evaluator = new PropertyEvaluator()
 
@@ -249,22 +247,6 @@ export async function createCore(): Promise<Core> {
 		},
 	}
 	return core
-}
-
-/**
- * Functions whose source has changed since the last migration: what is tested is what stands in `src/db/sql`. Lets one
- * change a function, or remove a guard from it, and see what fails, without making a migration of it first.
- */
-export async function installChangedSources(sql: Sql): Promise<void> {
-	for (const { text } of changedSources()) {
-		for (const [, name] of text.matchAll(/^CREATE OR REPLACE FUNCTION (\w+)\(/gm)) {
-			const [known] = await sql.unsafe<{ signature: string }[]>(
-				`select oid::regprocedure::text as signature from pg_proc where proname = '${name}' and pronamespace = 'public'::regnamespace`,
-			)
-			if (known !== undefined) await sql.unsafe(`drop function ${known.signature} cascade`)
-		}
-		await sql.unsafe(text)
-	}
 }
 
 /**

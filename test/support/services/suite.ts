@@ -10,6 +10,7 @@ import { randomBytes } from 'node:crypto'
 import { connect } from 'node:net'
 import postgres, { type Sql } from 'postgres'
 import { migrate } from '../../../worker/db/migrate.js'
+import { installChangedSources } from '../changed-sources.js'
 import { startPostgres } from './postgres.js'
 import { startRabbitMq } from './rabbitmq.js'
 import { startRedis } from './redis.js'
@@ -18,7 +19,7 @@ import type { PrivateServer } from './server.js'
 export interface SharedPostgres {
 	/** Of a role that may create databases. */
 	readonly url: string
-	/** A database with all migrations applied. Nobody is connected to it, so that it can be cloned at any time. */
+	/** A database with all migrations applied, and `src/db/sql` as it stands. Nobody is connected to it, so that it can be cloned at any time. */
 	readonly template: string
 	/** The names of this suite's databases start with it. */
 	readonly prefix: string
@@ -69,6 +70,7 @@ export function createSuite(): Suite {
 				await dropAbandoned(sql)
 				await sql.unsafe(`create database ${name}`)
 				await migrate(withDatabase(url, name))
+				await asAdmin(withDatabase(url, name), installChangedSources)
 				await sql.unsafe(`alter database ${name} with allow_connections false`)
 			})
 			return name

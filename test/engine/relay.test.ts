@@ -1,0 +1,121 @@
+/** What a relay does with what the broker answers, and with a broker that is away or has lost something. */
+import { afterEach, expect, test } from 'vitest'
+import { claimNodes } from '../../src/claim/claim.js'
+import { registerWorker } from '../../src/claim/worker-registry.js'
+import type { Broker, OutboundMessage, PublishOutcome } from '../../src/ports/broker.js'
+import { createInProcessBroker } from '../../worker/broker/in-process.js'
+import { flow } from '../support/core.js'
+import { startEngine, type TestEngine } from '../support/engine.js'
+import { registerBlueprint } from '../../src/blueprint/register.js'
+import { takeOutbox } from '../../src/outbox/outbox.js'
+
+let engine: TestEngine
+afterEach(() => engine.stop())
+
+/** A real broker, some of whose answers a test changes. */
+async function begin(changes: (broker: Broker) => Partial<Broker>, stalledMs?: number): Promise<void> {
+	const broker = createInProcessBroker({ queues: ['flowcraft-jobs'] })
+	engine = await startEngine({
+		manualRelay: true,
+		broker: { ...broker, ...changes(broker) },
+		...(stalledMs === undefined ? {} : { relay: { stalledMs } }),
+	})
+	await registerBlueprint(engine.database.sql, flow('one', [], { a: {} }))
+}
+
+const outbox = (): Promise<{ failures: number; last_error: string | null }[]> =>
+	engine.rows('select failures, last_error from flowcraft_outbox')
+const makeDue = (): Promise<unknown> =>
+	engine.rows("update flowcraft_outbox set due_at = clock_timestamp() - interval '1 second'")
+
+test('keeps what the broker did not confirm, and publishes it again later under the same id', async () => {
+	const published: OutboundMessage[] = []
+	const answers: PublishOutcome[] = [
+		{ status: 'failed', reason: 'nack' },
+		{ status: 'unroutable', reason: 'no queue' },
+		{ status: 'confirmed' },
+	]
+	await begin(() => ({
+		publish: async (messages) => {
+			published.push(...messages)
+			return messages.map(() => answers.shift() ?? { status: 'confirmed' })
+		},
+	}))
+	await engine.start({ blueprint: 'one' })
+	await engine.relay.tick()
+	expect(await outbox()).toEqual([{ failures: 1, last_error: 'failed: nack' }])
+	await makeDue()
+	await engine.relay.tick()
+	expect(await outbox()).toEqual([{ failures: 2, last_error: 'unroutable: no queue' }])
+	await makeDue()
+	await engine.relay.tick()
+	expect(await outbox()).toEqual([])
+	expect(new Set(published.map(({ messageId }) => messageId)).size).toBe(1)
+	expect(engine.relay.counts()).toMatchObject({ published: 1, failed: 1, unroutable: 1 })
+})
+
+test('takes nothing while it has no connection to the broker', async () => {
+	let isConnected = false
+	await begin(() => ({ isConnected: () => isConnected }))
+	await engine.start({ blueprint: 'one' })
+	expect(await engine.relay.tick()).toBe(0)
+	expect(await engine.rows('select 1 from flowcraft_outbox where claim_token is not null')).toEqual([])
+	isConnected = true
+	expect(await engine.relay.tick()).toBe(1)
+	expect(await outbox()).toEqual([])
+})
+
+test('does not publish again what a worker has had since its relay died', async () => {
+	await begin(() => ({}))
+	const runId = await engine.start({ blueprint: 'one' })
+	const [workerId, key] = [crypto.randomUUID(), { runId, nodeId: 'a', generation: '', recovers: '' }]
+	// A relay that has published the message and dies before it deletes the row.
+	await takeOutbox(engine.database.sql, crypto.randomUUID(), 10, 0)
+	await registerWorker(engine.database.sql, {
+		workerId,
+		name: 'test',
+		version: '',
+		queues: [],
+		slots: 1,
+		offers: [],
+		leaseMs: 60_000,
+	})
+	expect((await claimNodes(engine.database.sql, workerId, [key]))[0]?.status).toBe('claimed')
+	expect(await engine.relay.tick()).toBe(1)
+	expect(engine.relay.counts()).toMatchObject({ published: 0, alreadyDelivered: 1 })
+	expect(await engine.broker.depth('flowcraft-jobs')).toBe(0)
+	expect(await outbox()).toEqual([])
+})
+
+test('emits again what the broker has lost', async () => {
+	await begin(() => ({ publish: async (messages) => messages.map(() => ({ status: 'confirmed' })) }), 1)
+	const runId = await engine.start({ blueprint: 'one' })
+	await engine.relay.tick()
+	expect(await outbox()).toEqual([])
+	await engine.rows(
+		"update flowcraft_nodes set emitted_at = clock_timestamp() - interval '1 minute' where run_id = $1",
+		runId,
+	)
+	expect(await engine.relay.sweep()).toMatchObject({ reemitted: 1 })
+	expect(await outbox()).toHaveLength(1)
+})
+
+test('takes no message for lost while the broker cannot be asked', async () => {
+	const asked: { depth?: number } = {}
+	await begin(
+		() => ({
+			publish: async (messages) => messages.map(() => ({ status: 'confirmed' })),
+			depth: async () => asked.depth,
+		}),
+		1,
+	)
+	const runId = await engine.start({ blueprint: 'one' })
+	await engine.relay.tick()
+	await engine.rows(
+		"update flowcraft_nodes set emitted_at = clock_timestamp() - interval '1 minute' where run_id = $1",
+		runId,
+	)
+	expect(await engine.relay.sweep()).toMatchObject({ reemitted: 0 })
+	asked.depth = 0
+	expect(await engine.relay.sweep()).toMatchObject({ reemitted: 1 })
+})
