@@ -1,0 +1,15 @@
+/** The guards of the engine, and who notices when one is gone. */
+import type { Guard } from '../guard.js'
+import { claimGuards } from './claims.js'
+import { commitGuards } from './commits.js'
+import { deliveryGuards } from './delivery.js'
+import { doorGuards } from './doors.js'
+import { joinGuards } from './joins.js'
+
+export const guards: readonly Guard[] = [
+	...claimGuards,
+	...commitGuards,
+	...joinGuards,
+	...deliveryGuards,
+	...doorGuards,
+]
