@@ -2,10 +2,14 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { ClaimedNode } from '../../src/claim/claim.js'
 import { commitNodes, type NodeCommit } from '../../src/commit/commit.js'
 import { classifyDatabaseError } from '../../src/db/errors.js'
+import { refreshChild } from '../../src/outbox/outbox.js'
 import { sweepWorkers } from '../../src/outbox/sweep.js'
 import type { NodeKey } from '../../src/plan/node-key.js'
+import { noDoorbell } from '../../src/ports/doorbell.js'
+import { noLogger } from '../../src/ports/logger.js'
 import { cancelRun } from '../../src/run/cancel.js'
 import { resumeRun } from '../../src/run/resume.js'
+import { createCommitter } from '../../worker/worker/commits.js'
 import { type Core, createCore, flow, keyOf } from '../support/core.js'
 import { whenBlocked } from '../support/locks.js'
 
@@ -200,6 +204,20 @@ describe('the fence', () => {
 			expect(await everything(runId)).toEqual(before)
 		},
 	)
+
+	test('of two commits of one run the later waits, and counts what the earlier has left', async () => {
+		const runId = await core.start('two')
+		const [a, b] = [await core.claimed(worker, runId, 'a'), await core.claimed(worker, runId, 'b')]
+		const { later } = await core.sql.begin(async (tx) => {
+			await commitNodes(tx, [core.completed(a)])
+			const [{ pid }] = await tx<[{ pid: number }]>`select pg_backend_pid() as pid`
+			const later = core.commit(core.completed(b))
+			await whenBlocked(core.sql, pid)
+			return { later }
+		})
+		expect(await later).toEqual(['committed'])
+		expect(await core.run(runId)).toMatchObject({ status: 'completed', live: 0, seq: 2 })
+	})
 
 	test('a commit that waited for a cancel writes nothing either', async () => {
 		const runId = await core.start('chain')
@@ -444,6 +462,24 @@ describe('batches', () => {
 		])
 		expect(result.ended).toEqual([runId])
 		expect(await core.run(runId)).toMatchObject({ status: 'completed', live: 0 })
+	})
+
+	test('are split when Postgres refuses one of them: only its node is told so', async () => {
+		const committer = createCommitter(core.sql, noDoorbell, noLogger)
+		const runIds = await Promise.all(Array.from({ length: 3 }, () => core.start('one')))
+		const nodes = await Promise.all(runIds.map((runId) => core.claimed(worker, runId, 'a')))
+		const { signal } = new AbortController()
+		const answers = await Promise.allSettled(
+			nodes.map((node, position) =>
+				committer.commit(
+					{ ...core.completed(node), ...(position === 1 ? { output: '"\u0000"' } : {}) },
+					signal,
+				),
+			),
+		)
+		expect(answers.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
+		const statuses = await Promise.all(runIds.map(async (runId) => (await core.run(runId)).status))
+		expect(statuses).toEqual(['completed', 'running', 'completed'])
 	})
 
 	test('of several nodes of a batch that wrote one key, the last one counts; each run has its own', async () => {
@@ -968,6 +1004,19 @@ describe('child runs', () => {
 		expect(await statuses()).toEqual(['running', 'completed', 'completed'])
 		await complete(outer, 'sub')
 		expect(await statuses()).toEqual(['completed', 'completed', 'completed'])
+	})
+
+	test('its word that it waits counts once, however often it comes', async () => {
+		const runId = await core.start('nested')
+		await core.commit(child(await core.claimed(worker, runId, 'sub'), 'chain'))
+		const childId = (await core.nodes(runId))['sub']?.child_run_id ?? ''
+		await core.commit(wait(await core.claimed(worker, childId, 'a')))
+		await core.drain()
+		for (let again = 0; again < 3; again++) await refreshChild(core.sql, keyOf(runId, 'sub'))
+		expect(await core.run(runId)).toMatchObject({ status: 'awaiting', live: 1, waiting: 1 })
+		await resumeRun(core.sql, childId, { nodeId: 'a' })
+		for (let again = 0; again < 3; again++) await refreshChild(core.sql, keyOf(runId, 'sub'))
+		expect(await core.run(runId)).toMatchObject({ status: 'running', live: 1, waiting: 0 })
 	})
 
 	test('one whose blueprint nobody has registered is refused; the claim stands, and the rest of the batch is committed', async () => {

@@ -25,7 +25,7 @@ const KINDS: readonly (readonly [name: string, pattern: RegExp])[] = [
 	['others', /(?:)/],
 ]
 
-export function violationsByKind(violations: readonly string[]): Map<string, string[]> {
+function violationsByKind(violations: readonly string[]): Map<string, string[]> {
 	const byKind = new Map(KINDS.map(([name]) => [name, [] as string[]]))
 	for (const violation of violations) {
 		const kind = KINDS.find(([, pattern]) => pattern.test(violation))?.[0] ?? 'others'

@@ -130,23 +130,6 @@ export const claimGuards: readonly Guard[] = [
 		],
 	},
 	{
-		name: 'claim-token-once-more',
-		keeps: 'a commit finishes a node that a sweep takes away at the same moment',
-		edits: [
-			{
-				file: COMMIT,
-				find: "WHERE n.ctid = g.place AND n.state || '' = 'running' AND n.claim_token = g.token",
-				replace: 'WHERE n.ctid = g.place',
-			},
-		],
-		noticedBy: [
-			[
-				'test/engine/commit.test.ts',
-				'a commit that waited for a sweep which took its node away writes nothing',
-			],
-		],
-	},
-	{
 		name: 'release-token',
 		keeps: 'a worker gives back what is not its own any more',
 		edits: [

@@ -8,7 +8,7 @@ const COMMIT_TESTS = 'test/engine/commit.test.ts'
 export const commitGuards: readonly Guard[] = [
 	{
 		name: 'run-lock',
-		keeps: 'a commit and a cancel of one run do not see each other, and successors start under a cancelled run',
+		keeps: 'commits and a cancel of one run do not see each other: a count is lost, a successor starts under a cancelled run',
 		edits: [
 			{
 				file: COMMIT,
@@ -16,7 +16,9 @@ export const commitGuards: readonly Guard[] = [
 				replace: 'ORDER BY s.depth, s.run_id;\n\tv_now := clock_timestamp();',
 			},
 		],
-		noticedBy: [[COMMIT_TESTS, 'a cancel that waited for a commit leaves none of its successors ready']],
+		noticedBy: [
+			[COMMIT_TESTS, 'of two commits of one run the later waits, and counts what the earlier has left'],
+		],
 	},
 	{
 		name: 'lock-order',
@@ -262,12 +264,7 @@ export const commitGuards: readonly Guard[] = [
 				replace: "v_delta := CASE v_child.status WHEN 'awaiting' THEN 1 ELSE -1 END;",
 			},
 		],
-		noticedBy: [
-			[
-				COMMIT_TESTS,
-				'a parent awaits when all that is live of it waits, at any depth, and runs again when that is over',
-			],
-		],
+		noticedBy: [[COMMIT_TESTS, 'its word that it waits counts once, however often it comes']],
 	},
 	{
 		name: 'pinned-subflows',
@@ -296,7 +293,7 @@ export const commitGuards: readonly Guard[] = [
 				replace: 'if (commits.length > 0)',
 			},
 		],
-		noticedBy: [['test/engine/execution.test.ts', 'of one node in a batch fails that node alone']],
+		noticedBy: [[COMMIT_TESTS, 'are split when Postgres refuses one of them: only its node is told so']],
 	},
 	{
 		name: 'commit-asked-again',
