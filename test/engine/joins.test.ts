@@ -123,6 +123,36 @@ test('a source whose claim was lost does not arrive, whatever else is in its bat
 	expect(await joinOf(runId.runId)).toMatchObject({ state: 'ready' })
 })
 
+test('a join that a node makes wait for more, while others have arrived, does not fire without it', async () => {
+	const { runId, commits } = await ready('all')
+	const [first, adding, ...others] = commits as [NodeCommit, NodeCommit, ...NodeCommit[]]
+	const join = { nodeId: 'join', generation: '' }
+	const more = { definition: { id: 'more', uses: 'work' }, place: 'b', gather: join }
+	await core.commit(first)
+	await core.commit({
+		...adding,
+		next: [
+			{
+				nodeId: 'more',
+				generation: '',
+				recovers: '',
+				edge: -1,
+				input: { type: 'none' },
+				dynamic: more,
+			},
+		],
+		raises: [{ ...join, expected: 4, by: 1 }],
+	})
+	await core.commit(...others)
+	expect(await joinOf(runId)).toMatchObject({ state: 'pending', messages: 0 })
+	await core.commit({
+		...core.completed(await core.claimed(worker, runId, 'more')),
+		arrivals: [{ ...join, source: 'more', taken: true, expected: 0, edge: -1, input: { type: 'none' } }],
+	})
+	expect(await joinOf(runId)).toMatchObject({ state: 'ready', messages: 1 })
+	expect(await core.violations()).toEqual([])
+})
+
 test('a join that has run does not run again, whoever arrives once more', async () => {
 	const { runId, commits } = await ready('all')
 	await core.commit(...commits)

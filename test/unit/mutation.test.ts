@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { applyEdit, missingTests, StalePatchError, withoutGuard } from '../mutation/guard.js'
 import { guards } from '../mutation/guards/index.js'
@@ -12,6 +14,15 @@ describe('each guard', () => {
 			expect(guard.noticedBy.length).toBeGreaterThan(0)
 		},
 	)
+
+	test('stands in ARCHITECTURE.md, and nothing else does', () => {
+		const [, section = ''] = readFileSync(join(PROJECT_ROOT, 'ARCHITECTURE.md'), 'utf8').split(
+			'## Guards\n',
+		)
+		const table = section.split('\n## ')[0] ?? ''
+		const listed = [...table.matchAll(/^\| ([a-z-]+) \|/gm)].map(([, name]) => name)
+		expect(listed.filter((name) => name !== 'guard')).toEqual(guards.map(({ name }) => name))
+	})
 
 	test('has a name of its own', () => {
 		expect(new Set(guards.map(({ name }) => name)).size).toBe(guards.length)

@@ -11,6 +11,8 @@ export interface LabBlueprint {
 	readonly apart?: true
 	/** The node that has to be resumed. */
 	readonly resumes?: string
+	/** It waits for the event `lab-event` with the output of its node `a` as the key. */
+	readonly takesEvent?: true
 }
 
 const work = (id: string, more: Partial<Omit<NodeDefinition, 'id'>> = {}): NodeDefinition => ({
@@ -23,6 +25,8 @@ const path = (...ids: string[]): EdgeDefinition[] =>
 const once = (...ids: string[]): Record<string, number> => Object.fromEntries(ids.map((id) => [id, 1]))
 
 const wide = Array.from({ length: 8 }, (_, position) => `w${position}`)
+
+const wider = Array.from({ length: 40 }, (_, position) => `w${position}`)
 
 export const all: readonly LabBlueprint[] = [
 	{
@@ -222,6 +226,31 @@ export const all: readonly LabBlueprint[] = [
 		},
 		status: 'failed',
 		finished: once('a', 'c'),
+	},
+	{
+		blueprint: {
+			id: 'lab-event',
+			nodes: [
+				work('a'),
+				{ id: 'event', uses: 'wait', params: { eventName: 'lab-event', correlationKeyFrom: 'a' } },
+				work('b'),
+			],
+			edges: path('a', 'event', 'b'),
+		},
+		status: 'completed',
+		finished: once('a', 'event', 'b'),
+		takesEvent: true,
+		apart: true,
+	},
+	{
+		blueprint: {
+			id: 'lab-wide',
+			nodes: ['a', ...wider, 'z'].map((id) => work(id)),
+			edges: wider.flatMap((id) => path('a', id, 'z')),
+		},
+		status: 'completed',
+		finished: once('a', ...wider, 'z'),
+		apart: true,
 	},
 	{
 		blueprint: { id: 'lab-one', nodes: [work('a')], edges: [] },

@@ -13,6 +13,7 @@ import { createDatabase } from '../../../src/db/client.js'
 import { withDeadline } from '../../../src/db/errors.js'
 import { query, type Row } from '../../../src/db/query.js'
 import { whileUnavailable } from '../../../src/db/retry.js'
+import type { DurableDependencies } from '../../../worker/execution/durable-dependencies.js'
 import { all } from './blueprints.js'
 
 export interface Order {
@@ -22,6 +23,9 @@ export interface Order {
 	/** How long each node takes, in ms. Default 0. */
 	readonly ms?: number
 }
+
+/** Where every node publishes an event, see `effects.ts`. */
+const EXCHANGE = process.env['LAB_EXCHANGE']
 
 const database = createDatabase(process.env['LAB_DATABASE_URL'] ?? '', {
 	max: 3,
@@ -67,6 +71,11 @@ const work: NodeFunction = async ({ context, params, dependencies, signal }: Nod
 		if (order.hold === nodeId) await gate(`${runId}/${nodeId}`)
 		if (order.ms !== undefined) await delay(order.ms)
 		if (typeof params['ms'] === 'number') await delay(params['ms'])
+		// Before the failure, which must take it back.
+		if (EXCHANGE !== undefined)
+			(dependencies['publish'] as Publish)(EXCHANGE, 'finished', {
+				key: [runId, nodeId, generation, recovers],
+			})
 		if (attempt <= Number(params['failures'] ?? 0)) throw new Error(`attempt ${attempt} fails`)
 		if (typeof params['turns'] === 'number') {
 			const turn = Number((await context.get('turns')) ?? 0) + 1
@@ -84,6 +93,7 @@ const work: NodeFunction = async ({ context, params, dependencies, signal }: Nod
 	}
 }
 
+type Publish = DurableDependencies['publish']
 type Step = (key: string, run: () => Promise<unknown>) => Promise<unknown>
 
 /** Deaf to its signal: a zombie that was stopped in here goes on where it stood. */

@@ -17,7 +17,6 @@ export interface Schedule {
 /** Faults at once, on different targets: one mends what it has harmed, which must not be another one's. */
 const STRIKERS = 2
 const MIN_PAUSE_MS = 100
-const MAX_PAUSE_MS = 2_000
 /**
  * RabbitMQ 3.10 that is killed within half a second of a queue's declaration may never serve that queue again: it is
  * declared anew when it was deleted, so that the broker is left alive for a while after that; in ms.
@@ -26,7 +25,8 @@ const YOUNG_QUEUE_MS = 8_000
 const DELETES_QUEUE = /queue deleted|exchange deleted|queue unbound/
 const KILLS_BROKER = /rabbitMq: killed/
 
-export function createSchedule(lab: Lab, seed: number): Schedule {
+/** @param maxPauseMs the longest pause between two faults of one striker */
+export function createSchedule(lab: Lab, seed: number, maxPauseMs: number): Schedule {
 	const random = createRandom(seed)
 	const faults = faultsFor(lab)
 	const struck = new Map<string, number>()
@@ -53,7 +53,7 @@ export function createSchedule(lab: Lab, seed: number): Schedule {
 
 	async function strike(until: number, own: Random): Promise<void> {
 		for (;;) {
-			await delay(own.between(MIN_PAUSE_MS, MAX_PAUSE_MS))
+			await delay(own.between(MIN_PAUSE_MS, maxPauseMs))
 			if (performance.now() >= until) return
 			const fault = draw()
 			if (fault === undefined) continue

@@ -2,8 +2,7 @@
 import { parseArgs } from 'node:util'
 import { exitCodeFor, UsageError } from '../../../worker/command-line.js'
 import { stopServices } from '../../support/services/index.js'
-import { openLab } from '../lab/lab.js'
-import { soak } from './soak.js'
+import { openSoak, soak } from './soak.js'
 import { verdictTable } from './verdict.js'
 
 const HELP = `npm run soak -- [--minutes 10] [--seed N]
@@ -33,13 +32,19 @@ async function main(): Promise<number> {
 	if (!Number.isSafeInteger(seed) || seed < 0) throw new UsageError('--seed must be a whole number')
 
 	console.log(`Seed ${seed}, ${minutes} minutes. Starting servers and processes …`)
-	const lab = await openLab({ postgres: 'private', rabbitMq: 'private', redis: 'private' })
+	const opened = await openSoak({ postgres: 'private', rabbitMq: 'private', redis: 'private' })
 	try {
-		const verdict = await soak(lab, { seed, durationMs: minutes * 60_000, onProgress: console.log })
+		const verdict = await soak(opened, {
+			seed,
+			durationMs: minutes * 60_000,
+			maxLiveRuns: 150,
+			maxPauseMs: 5_000,
+			onProgress: console.log,
+		})
 		console.log(verdictTable(verdict))
 		return verdict.violations.length === 0 ? 0 : 1
 	} finally {
-		await lab.close()
+		await opened.lab.close()
 		await stopServices()
 	}
 }

@@ -1,5 +1,6 @@
 /** What a soak has shown, and the table that tells it. */
 import type { ReportCounts } from '../lab/checker.js'
+import type { EffectsReport } from '../lab/effects.js'
 
 export interface Verdict {
 	readonly seed: number
@@ -9,6 +10,7 @@ export interface Verdict {
 	readonly counts: ReportCounts
 	/** Batches of starts that nobody accepted within a minute. */
 	readonly refusedStarts: number
+	readonly effects: EffectsReport
 	readonly faults: ReadonlyMap<string, number>
 	readonly violations: readonly string[]
 }
@@ -37,7 +39,7 @@ function violationsByKind(violations: readonly string[]): Map<string, string[]> 
 const SHOWN_VIOLATIONS = 20
 
 export function verdictTable(verdict: Verdict): string {
-	const { counts, statuses, faults, violations } = verdict
+	const { counts, statuses, effects, faults, violations } = verdict
 	const { attempts, crashes, givenBack, lostClaims } = counts.repeated
 	const strikes = [...faults.values()].reduce((sum, count) => sum + count, 0)
 	const rows: (readonly [string, string | number])[] = [
@@ -48,6 +50,8 @@ export function verdictTable(verdict: Verdict): string {
 		...[...statuses].map(([status, runs]) => [`  ${status}`, runs] as const),
 		['nodes finished', counts.finishedNodes],
 		['joins fired', counts.joins],
+		['effects, each once', effects.events],
+		['  messages that repeated one', effects.repeats],
 		['executions', counts.executions],
 		['  beyond one, after a failed attempt', attempts],
 		['  beyond one, after a crash', crashes],

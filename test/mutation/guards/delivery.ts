@@ -41,7 +41,7 @@ export const deliveryGuards: readonly Guard[] = [
 	{
 		name: 'relay-due',
 		keeps: 'timers and retries are published at once',
-		edits: [{ file: RELAY, find: 'WHERE o.due_at <= v_now AND (', replace: 'WHERE (' }],
+		edits: [{ file: RELAY, find: ' AND o.due_at <= v_now\n', replace: '\n' }],
 		noticedBy: [[OUTBOX_TESTS, 'a row is not taken before it is due']],
 	},
 	{
@@ -185,7 +185,7 @@ export const deliveryGuards: readonly Guard[] = [
 	},
 	{
 		name: 'old-delivery-settles-nothing',
-		keeps: "a delivery of a lost connection settles somebody else's message on the next one",
+		keeps: "a delivery that was given back already settles somebody else's message",
 		edits: [
 			{
 				file: 'worker/broker/rabbitmq/subscription.ts',
@@ -193,7 +193,12 @@ export const deliveryGuards: readonly Guard[] = [
 				replace: 'try {',
 			},
 		],
-		noticedBy: [[RABBITMQ_TESTS, 'keeps its channel when a delivery is settled twice']],
+		noticedBy: [
+			[
+				'test/broker/broker.test.ts',
+				'ignores what is settled too late, so that it settles nothing else',
+			],
+		],
 	},
 	{
 		name: 'settled-once',

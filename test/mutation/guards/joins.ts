@@ -98,7 +98,12 @@ export const joinGuards: readonly Guard[] = [
 		edits: [
 			{ file: COMMIT, find: 'expected = n.expected + (', replace: 'expected = n.expected + 0 * (' },
 		],
-		noticedBy: [['test/engine/loops.test.ts', 'runs its worker on each item and keeps their order']],
+		noticedBy: [
+			[
+				JOIN_TESTS,
+				'a join that a node makes wait for more, while others have arrived, does not fire without it',
+			],
+		],
 	},
 	{
 		name: 'gather-has-run',
@@ -155,8 +160,8 @@ export const joinGuards: readonly Guard[] = [
 		],
 		noticedBy: [
 			[
-				'test/unit/blueprint/loops.test.ts',
-				'says nothing to a join outside by an edge that it does not take',
+				'test/unit/plan/plan.test.ts',
+				'behind a loop hears nothing from an edge that is not taken: a later turn may take it',
 			],
 		],
 	},

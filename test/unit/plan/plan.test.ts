@@ -103,6 +103,25 @@ describe('an all join', () => {
 		])
 	})
 
+	test('behind a loop hears nothing from an edge that is not taken: a later turn may take it', () => {
+		const graph = graphOf({
+			nodes: ['a', 'b', 'other', 'j'].map((id) => node(id)),
+			edges: [
+				{ source: 'a', target: 'b' },
+				{ source: 'b', target: 'a', action: 'again' },
+				{ source: 'b', target: 'j', action: 'leave' },
+				{ source: 'other', target: 'j' },
+			],
+			metadata: { cycleEntryPoints: ['a'] },
+		})
+		const arrivals = (action: string) =>
+			planCompletion(graph, plain('b'), { action }, scope()).arrivals.filter(
+				({ nodeId }) => nodeId === 'j',
+			)
+		expect(arrivals('again')).toEqual([])
+		expect(arrivals('leave')).toMatchObject([{ source: 'b', taken: true }])
+	})
+
 	test('with one predecessor is no join', () => {
 		const graph = graphOf({ nodes: [node('a'), node('b')], edges: [{ source: 'a', target: 'b' }] })
 		expect(planCompletion(graph, plain('a'), {}, scope())).toMatchObject({
