@@ -310,18 +310,6 @@ export const deliveryGuards: readonly Guard[] = [
 		noticedBy: [[SWEEP_TESTS, 'a living worker is never robbed of one']],
 	},
 	{
-		name: 'sweep-same-worker',
-		keeps: 'a sweep takes a node from the worker that has just inherited it',
-		edits: [
-			{
-				file: SWEEP,
-				find: "AND n.state || '' = 'running' AND n.worker_id = h.worker_id",
-				replace: "AND n.state || '' = 'running'",
-			},
-		],
-		noticedBy: [[SWEEP_TESTS, 'a living worker is never robbed of one']],
-	},
-	{
 		name: 'sweep-grace',
 		keeps: 'a message that is on its way counts as lost',
 		edits: [
