@@ -11,12 +11,14 @@
  *   floors/       pgbench, amqplib, Hono     costs         WAL, statements, messages and CPU of a node
  *   comparisons   what has to be reached     calculator    what more nodes per second need
  */
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import { asAdmin } from '../support/services/suite.js'
+import { calculation } from './calculator.js'
 import { compare, REFERENCE } from './comparisons.js'
 import { type Lab, openLab } from './lab.js'
 import { HELP, type Options, readOptions } from './options.js'
+import { prepareProfileFolder, summarizeProfile } from './profile.js'
 import { printable, type Report } from './report.js'
 import { Results } from './results.js'
 import { Session } from './session.js'
@@ -24,15 +26,20 @@ import { STAGES } from './stages/index.js'
 import { formatNumber } from './table.js'
 
 const RESULTS_FILE = 'bench-results.json'
+/** Figures of a profile are too slow to be kept as results. */
+const PROFILED_RESULTS_FILE = '.bench-profile/results.json'
+
+const resultsFile = ({ profile }: Options): string => (profile ? PROFILED_RESULTS_FILE : RESULTS_FILE)
 
 async function main(options: Options): Promise<void> {
 	const stages = STAGES.filter(({ name }) => options.only?.includes(name) ?? true)
 	console.log('Starting Postgres, RabbitMQ and Redis …')
-	const lab = await openLab({ profileFolder: undefined })
+	const profileFolder = options.profile ? await prepareProfileFolder() : undefined
+	const lab = await openLab({ profileFolder })
 	const results = new Results((name, value, unit) =>
 		console.log(`  ${name}: ${formatNumber(value)} ${unit}`),
 	)
-	const session = new Session(lab, results, options, undefined)
+	const session = new Session(lab, results, options, profileFolder)
 	try {
 		for (let repetition = 1; repetition <= options.repetitions; repetition++) {
 			for (const stage of stages) {
@@ -43,7 +50,13 @@ async function main(options: Options): Promise<void> {
 			}
 		}
 		const report = await write(lab, session, options)
-		console.log(`\n${printable(report)}\n\nWritten to ${RESULTS_FILE}.`)
+		console.log(`\n${printable(report)}\n\nWritten to ${resultsFile(options)}.`)
+		if (profileFolder !== undefined) {
+			// A process writes its profile when it stops.
+			await session.quiet()
+			await summarizeProfile(profileFolder, lab.postgres.url)
+			console.log(`Profiles are in ${profileFolder}.`)
+		}
 	} finally {
 		await session.quiet()
 		for (const stage of stages) await stage.close?.()
@@ -69,7 +82,7 @@ async function write(lab: Lab, session: Session, options: Options): Promise<Repo
 		comparisons: compare(results),
 		costs: Object.fromEntries(session.costs),
 	}
-	writeFileSync(RESULTS_FILE, `${JSON.stringify(report, null, '\t')}\n`)
+	writeFileSync(resultsFile(options), `${JSON.stringify(report, null, '\t')}\n`)
 	return report
 }
 
@@ -89,4 +102,11 @@ if (options.help) {
 	console.log(
 		`${HELP}\nStages:\n${STAGES.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`).join('\n')}`,
 	)
+} else if (options.calculate) {
+	const { costs } = JSON.parse(readFileSync(RESULTS_FILE, 'utf8')) as Report
+	// The first has most to do for a node: its runs are short, so that starts and ends weigh in.
+	for (const name of ['chain of 3', 'mixed load, 100 runs at once']) {
+		const cost = costs[name]
+		if (cost !== undefined) console.log(`${calculation(name, cost)}\n`)
+	}
 } else await main(options)

@@ -1,19 +1,20 @@
 /**
- * What work costs, as counters before and after it: WAL bytes and transactions of Postgres, messages, CPU time of each
- * program. An idle relay and worker go on asking meanwhile, so costs are only meaningful for work that takes seconds.
+ * What work costs, as counters before and after it: WAL bytes and statements of Postgres, messages, CPU time of each
+ * program.
+ *
+ * Statements are counted by pg_stat_statements, at once and exactly. Where Postgres does not have it, transactions stand in:
+ * each of our statements is one. Backends report those late, so that of short work some are missing.
  */
 import { readFile, readdir } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
-import { asAdmin } from '../support/services/suite.js'
+import { asAdmin, withDatabase } from '../support/services/suite.js'
 import { metricsOf } from './metrics.js'
 
 export interface Counters {
 	/** Of the whole server. */
 	readonly walBytes: number
-	/** Of one database. For us also statements: each of ours is its own transaction. */
-	readonly transactions: number
-	/** `undefined` where this version of Postgres does not tell. */
-	readonly walSyncs: number | undefined
+	/** Of one database, from clients; those inside functions are not counted. */
+	readonly statements: number
 	readonly messages: number
 	/** Seconds of CPU time by program. */
 	readonly cpu: Readonly<Record<string, number>>
@@ -27,7 +28,7 @@ export interface Watched {
 	readonly pids: Readonly<Record<string, readonly number[]>>
 }
 
-/** Backends report what they have done once a second at most. */
+/** Backends report their transactions once a second at most. */
 const STATISTICS_DELAY_MS = 1_500
 
 export async function readCounters(watched: Watched): Promise<Counters> {
@@ -41,28 +42,31 @@ export async function readCounters(watched: Watched): Promise<Counters> {
 	for (const port of watched.metricsPorts)
 		for (const [name, value] of await metricsOf(port))
 			if (/^flowcraft_.*published.*_total$/.test(name)) messages += value
-	await delay(STATISTICS_DELAY_MS)
-	const row = await asAdmin(watched.databaseUrl, async (sql) => {
-		const [found] = await sql<{ wal: string; transactions: string; syncs: string | null }[]>`
+	return { ...(await readPostgres(watched.databaseUrl)), messages, cpu }
+}
+
+async function readPostgres(url: string): Promise<Pick<Counters, 'walBytes' | 'statements'>> {
+	const database = new URL(url).pathname.slice(1)
+	// From the server's own database: what is asked here must not be counted.
+	return asAdmin(withDatabase(url, 'postgres'), async (sql) => {
+		const [row] = await sql<{ wal: string; exact: boolean }[]>`
 			select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::text as wal,
-				(select xact_commit::text from pg_stat_database where datname = current_database()) as transactions,
-				-- From Postgres 18 on that is in pg_stat_io.
-				(select to_jsonb(w) ->> 'wal_sync' from pg_stat_wal w) as syncs`
-		return found
+				exists (select from pg_extension where extname = 'pg_stat_statements') as exact`
+		if (row?.exact !== true) await delay(STATISTICS_DELAY_MS)
+		const [counted] =
+			row?.exact === true
+				? await sql<{ statements: string }[]>`
+					select coalesce(sum(calls), 0)::text as statements
+					from pg_stat_statements join pg_database d on d.oid = dbid where toplevel and datname = ${database}`
+				: await sql<{ statements: string }[]>`
+					select xact_commit::text as statements from pg_stat_database where datname = ${database}`
+		return { walBytes: Number(row?.wal), statements: Number(counted?.statements) }
 	})
-	return {
-		walBytes: Number(row?.wal),
-		transactions: Number(row?.transactions),
-		walSyncs: typeof row?.syncs === 'string' ? Number(row.syncs) : undefined,
-		messages,
-		cpu,
-	}
 }
 
 export interface CostPerNode {
 	readonly walBytes: number
-	readonly transactions: number
-	readonly walSyncs: number | undefined
+	readonly statements: number
 	readonly messages: number
 	/** Milliseconds of CPU time by program. */
 	readonly cpuMs: Readonly<Record<string, number>>
@@ -71,11 +75,7 @@ export interface CostPerNode {
 export function costPerNode(before: Counters, after: Counters, nodes: number): CostPerNode {
 	return {
 		walBytes: (after.walBytes - before.walBytes) / nodes,
-		transactions: (after.transactions - before.transactions) / nodes,
-		walSyncs:
-			after.walSyncs === undefined || before.walSyncs === undefined
-				? undefined
-				: (after.walSyncs - before.walSyncs) / nodes,
+		statements: (after.statements - before.statements) / nodes,
 		messages: (after.messages - before.messages) / nodes,
 		cpuMs: Object.fromEntries(
 			Object.entries(after.cpu).map(([program, seconds]) => [

@@ -6,7 +6,7 @@ export async function metricsOf(port: number): Promise<Map<string, number>> {
 	return parseMetrics(await response.text())
 }
 
-function parseMetrics(text: string): Map<string, number> {
+export function parseMetrics(text: string): Map<string, number> {
 	const metrics = new Map<string, number>()
 	for (const line of text.split('\n')) {
 		const match = /^([A-Za-z_:][\w:]*)(?:\{[^}]*\})? (\S+)/.exec(line)

@@ -53,7 +53,7 @@ const FULL: Sizes = {
 	batches: [1_000, 10_000],
 	mixedRuns: 300,
 	contextBytes: [10 * KIB, MIB, 10 * MIB],
-	contextRuns: 10,
+	contextRuns: 20,
 	latencySamples: 200,
 	outboxRows: 20_000,
 	historyNodes: 1_000_000,

@@ -47,19 +47,11 @@ function measurementsOf({ measurements, repetitions }: Report): string {
 function costsOf({ costs }: Report): string {
 	const programs = [...new Set(Object.values(costs).flatMap(({ cpuMs }) => Object.keys(cpuMs)))]
 	return table(
-		[
-			'Cost of a node',
-			'statements',
-			'WAL bytes',
-			'WAL syncs',
-			'messages',
-			...programs.map((each) => `${each} ms`),
-		],
+		['Cost of a node', 'statements', 'WAL bytes', 'messages', ...programs.map((each) => `${each} ms`)],
 		Object.entries(costs).map(([name, cost]) => [
 			name,
-			formatNumber(cost.transactions),
+			formatNumber(cost.statements),
 			formatNumber(cost.walBytes),
-			formatNumber(cost.walSyncs ?? Number.NaN),
 			formatNumber(cost.messages),
 			...programs.map((program) => formatNumber(cost.cpuMs[program] ?? Number.NaN)),
 		]),

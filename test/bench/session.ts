@@ -1,6 +1,6 @@
 /** One run of the benchmark: its servers, what it has measured so far, and our own processes while they are wanted. */
-import { type CostPerNode, costPerNode, readCounters } from './costs.js'
-import { type Load, timeLoad } from './in-flight.js'
+import { type CostPerNode, costPerNode, readCounters, type Watched } from './costs.js'
+import { type Engine, type Load, timeLoad } from './in-flight.js'
 import type { Lab } from './lab.js'
 import type { Options, Sizes } from './options.js'
 import type { Results } from './results.js'
@@ -19,7 +19,7 @@ export interface Stage {
 }
 
 /** Before anything is measured: caches, plans, connections, and the compiler of the process. */
-const WARM_UP_RUNS = 100
+export const WARM_UP_RUNS = 100
 
 export class Session {
 	readonly lab: Lab
@@ -63,12 +63,26 @@ export class Session {
 		await system?.stop()
 	}
 
-	/** Runs a load on our own engine and notes nodes per second, and what a node costs, under this name. */
-	async measure(name: string, system: System, load: Load): Promise<void> {
-		const nodes = load.total * (NODES[load.workload] ?? Number.NaN)
-		const before = await readCounters(system.watched)
-		const seconds = await timeLoad(system, load)
-		this.costs.set(name, costPerNode(before, await readCounters(system.watched), nodes))
+	/** Runs a load on an engine and notes nodes per second, and what a node costs, under this name. */
+	async measure(
+		name: string,
+		engine: Engine & { readonly watched: Watched },
+		load: Load,
+		nodesPerRun = NODES[load.workload] ?? Number.NaN,
+	): Promise<void> {
+		await this.measureWork(name, engine.watched, load.total * nodesPerRun, () => timeLoad(engine, load))
+	}
+
+	/** The same for work of any kind, which tells how many seconds it took. */
+	async measureWork(
+		name: string,
+		watched: Watched,
+		nodes: number,
+		work: () => Promise<number>,
+	): Promise<void> {
+		const before = await readCounters(watched)
+		const seconds = await work()
+		this.costs.set(name, costPerNode(before, await readCounters(watched), nodes))
 		this.results.add(name, nodes / seconds, 'nodes/s')
 	}
 }

@@ -1,5 +1,5 @@
 /** Our own processes on a database of their own: a relay and any number of workers. */
-import { mkdir } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { createDatabase, type Database } from '../../src/db/client.js'
 import { query } from '../../src/db/query.js'
 import { startRun } from '../../src/run/start.js'
@@ -21,7 +21,7 @@ export interface SystemOptions {
 	readonly database?: LabDatabase
 	/** Of relay and workers, over the benchmark's own. */
 	readonly environment?: Readonly<Record<string, string>>
-	/** Where each process leaves a `.cpuprofile` when it stops. */
+	/** Each process leaves a `.cpuprofile` in a folder of its own in there when it stops. */
 	readonly profileFolder?: string | undefined
 }
 
@@ -52,12 +52,13 @@ export async function startSystem(lab: Lab, options: SystemOptions = {}): Promis
 	const spawn = async (entry: string, readyLine: RegExp, extra: Record<string, string> = {}) => {
 		const port = await freePort()
 		metricsPorts.push(port)
-		if (profileFolder !== undefined) await mkdir(profileFolder, { recursive: true })
 		const running = spawnProgram({
 			name: entry,
 			command: process.execPath,
 			args: [
-				...(profileFolder === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profileFolder]),
+				...(profileFolder === undefined
+					? []
+					: ['--cpu-prof', '--cpu-prof-dir', join(profileFolder, basename(entry, '.main.ts'))]),
 				...['--enable-source-maps', '--expose-gc', '--import', 'tsx'],
 				...['--import', './test/bench/heap-on-signal.js', entry],
 			],
@@ -99,10 +100,7 @@ export async function startSystem(lab: Lab, options: SystemOptions = {}): Promis
 			await Promise.all(
 				Array.from({ length: STARTERS }, async () => {
 					while (left-- > 0)
-						await startRun(database.sql, {
-							blueprint: workload,
-							input: { n: 1, items: ITEMS[workload] },
-						})
+						await startRun(database.sql, { blueprint: workload, input: inputOf(workload) })
 				}),
 			)
 		},
@@ -121,7 +119,8 @@ export async function startSystem(lab: Lab, options: SystemOptions = {}): Promis
 	}
 }
 
-/** What a batch works on. */
-const ITEMS: Readonly<Record<string, readonly number[]>> = Object.fromEntries(
-	[50, 1_000, 10_000].map((count) => [`batch-${count}`, Array.from({ length: count }, (_, i) => i)]),
-)
+function inputOf(workload: string): Record<string, unknown> {
+	const items = /^batch-(\d+)$/.exec(workload)?.[1]
+	if (items === undefined) return { n: 1 }
+	return { n: 1, items: Array.from({ length: Number(items) }, (_, i) => i) }
+}

@@ -51,7 +51,7 @@ const batch = (items: number) =>
 	})
 
 /** Waits to be resumed, so that its start, which writes the context, is not measured with the nodes that follow. */
-const PEEKS = 20
+const PEEKS = 50
 const largeContext: WorkflowBlueprint = (() => {
 	const { nodes, edges } = chain('large-context', PEEKS, 'peek')
 	return {

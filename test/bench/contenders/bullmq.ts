@@ -39,6 +39,11 @@ export const bullmq: Contender = {
 			deadlineMs: 60_000,
 		})
 		return {
+			watched: {
+				databaseUrl: lab.postgres.url,
+				metricsPorts: [],
+				pids: { redis: [lab.redis.pid], worker: [worker.pid] },
+			},
 			async start(workload, count) {
 				const flow = flows.get(workload)
 				if (flow === undefined) throw new Error(`BullMQ has no ${workload} here`)

@@ -1,4 +1,5 @@
 /** What the engine is compared with: each in a real process of its own, set as its documentation advises. */
+import type { Watched } from '../costs.js'
 import type { Engine } from '../in-flight.js'
 import type { Lab } from '../lab.js'
 
@@ -19,5 +20,6 @@ export interface Workload {
 }
 
 export interface RunningContender extends Engine {
+	readonly watched: Watched
 	stop(): Promise<void>
 }

@@ -26,6 +26,11 @@ export const dbos: Contender = {
 		const port = /Listening on (\d+)/.exec(application.tail())?.[1]
 		const database = createDatabase(fresh.url, { max: 1, applicationName: 'bench' })
 		return {
+			watched: {
+				databaseUrl: fresh.url,
+				metricsPorts: [],
+				pids: { postgres: [lab.postgres.pid], worker: [application.pid] },
+			},
 			async start(workload, count) {
 				const response = await fetch(`http://127.0.0.1:${port}/${workload}&count=${count}`)
 				if (!response.ok) throw new Error(`DBOS: ${await response.text()}`)

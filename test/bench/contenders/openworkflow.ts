@@ -30,6 +30,11 @@ export const openworkflow: Contender = {
 		})
 		const database = createDatabase(fresh.url, { max: 1, applicationName: 'bench' })
 		return {
+			watched: {
+				databaseUrl: fresh.url,
+				metricsPorts: [],
+				pids: { postgres: [lab.postgres.pid], worker: [worker.pid] },
+			},
 			async start(workload, count) {
 				const known = specs.get(workload)
 				if (known === undefined) throw new Error(`OpenWorkflow has no ${workload} here`)

@@ -2,9 +2,31 @@
 import type { Stage } from '../session.js'
 import { chains } from './chains.js'
 import { contenders } from './contenders.js'
+import { contexts } from './contexts.js'
 import { fanOuts } from './fan-outs.js'
 import { floors } from './floors.js'
+import { history } from './history.js'
+import { http } from './http.js'
+import { awaiting, idle } from './idle.js'
 import { latency } from './latency.js'
+import { batches, calls, failures, mixed, twoWorkers } from './loads.js'
 import { relay } from './relay.js'
 
-export const STAGES: readonly Stage[] = [floors, chains, fanOuts, ...contenders, latency, relay]
+export const STAGES: readonly Stage[] = [
+	floors,
+	chains,
+	fanOuts,
+	...contenders,
+	twoWorkers,
+	history,
+	relay,
+	http,
+	latency,
+	batches,
+	mixed,
+	calls,
+	failures,
+	contexts,
+	idle,
+	awaiting,
+]
