@@ -7,6 +7,7 @@ import type { ISerializer } from 'flowcraft'
 import { createValueCodec } from '../src/context/values.js'
 import { type Doorbell, noDoorbell } from '../src/ports/doorbell.js'
 import { type Logger, noLogger } from '../src/ports/logger.js'
+import { createRedactor, DEFAULT_REDACT_KEYS } from '../src/redaction.js'
 import { DEFAULT_EVENT_KEEP_MS } from '../src/run/events.js'
 import { admit, DEFAULT_MAX_REQUESTS } from './admission.js'
 import { type ApiKey, createAuthenticator } from './auth.js'
@@ -54,6 +55,8 @@ export interface AppOptions {
 	readonly corsOrigins?: readonly string[]
 	/** Wakes relays, workers and waiting requests early. Default: everyone polls. */
 	readonly doorbell?: Doorbell
+	/** Names whose values are left out of the history of runs (nodes, events, dead letters). Default: `DEFAULT_REDACT_KEYS`. */
+	readonly redactKeys?: readonly string[]
 	/** Larger bodies are refused. Default 1 MiB. */
 	readonly bodyLimitBytes?: number
 	/** A statement that takes longer is answered with 503, in ms. Default 10000. */
@@ -140,14 +143,15 @@ export function createApp(options: AppOptions): App {
 	const codec = createValueCodec(options.serializer)
 	addStartRoute(endpoints.add, doorbell, codec)
 	addReadRoutes(endpoints.add, doorbell, codec, options.serializer !== undefined)
-	addHistoryRoutes(endpoints.add, codec, options.serializer !== undefined)
+	const redactor = createRedactor({ keys: options.redactKeys ?? DEFAULT_REDACT_KEYS })
+	addHistoryRoutes(endpoints.add, codec, options.serializer !== undefined, redactor)
 	addSteeringRoutes(endpoints.add, doorbell, codec)
 	addControlRoutes(endpoints.add, doorbell)
 	addEventRoute(endpoints.add, doorbell, codec, options.eventKeepMs ?? DEFAULT_EVENT_KEEP_MS)
 	addWebhookRoute(endpoints.add, doorbell, codec)
 	addBlueprintRoutes(endpoints.add)
 	addWorkerRoutes(endpoints.add)
-	addDeadLetterRoutes(endpoints.add, doorbell)
+	addDeadLetterRoutes(endpoints.add, doorbell, redactor)
 	addHealthRoutes(endpoints.add)
 	addDocumentationRoutes(endpoints.add, app, options.publicUrl)
 	return app

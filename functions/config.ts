@@ -6,6 +6,7 @@ import {
 	listOf,
 	publicUrl,
 	readEnvironment,
+	redactKeys,
 	wholeNumber,
 } from '../src/environment.js'
 import { type ApiKey, parseApiKeys } from './auth.js'
@@ -38,6 +39,7 @@ export interface AppConfig {
 	readonly addressHeader?: string
 	readonly maxRequests: number
 	readonly corsOrigins: readonly string[]
+	readonly redactKeys: readonly string[]
 	readonly bodyLimitBytes: number
 	readonly eventKeepMs: number
 	readonly publicUrl?: string
@@ -113,6 +115,7 @@ const appVariables = z.object({
 		.optional(),
 	MAX_REQUESTS: wholeNumber(1, 1_000_000, DEFAULT_MAX_REQUESTS),
 	CORS_ORIGINS: listOf(origin, 'must be origins such as https://app.example.com, or *').default([]),
+	REDACT_KEYS: redactKeys,
 	BODY_LIMIT_BYTES: wholeNumber(1, 256 * 1024 * 1024, DEFAULT_BODY_LIMIT_BYTES),
 	EVENT_KEEP_MS: wholeNumber(0, 31_536_000_000, DEFAULT_EVENT_KEEP_MS),
 	PUBLIC_URL: publicUrl.optional(),
@@ -177,6 +180,7 @@ function appConfigOf(variables: z.output<typeof appVariables>): AppConfig {
 		...given('addressHeader', variables.CLIENT_ADDRESS_HEADER),
 		maxRequests: variables.MAX_REQUESTS,
 		corsOrigins: variables.CORS_ORIGINS,
+		redactKeys: variables.REDACT_KEYS,
 		bodyLimitBytes: variables.BODY_LIMIT_BYTES,
 		eventKeepMs: variables.EVENT_KEEP_MS,
 		...given('publicUrl', variables.PUBLIC_URL),

@@ -1,5 +1,6 @@
 /** A log of one JSON object per line, in the form of pino's, for hosts where pino does not run. */
 import type { Logger } from '../src/ports/logger.js'
+import { createRedactor, type Redactor } from '../src/redaction.js'
 
 /** With pino's numbers. */
 const LEVELS = {
@@ -17,31 +18,28 @@ export const LOG_LEVELS = Object.keys(LEVELS) as LogLevel[]
 /**
  * @param name which process it is
  * @param write gets each line, without its end
+ * @param redactor sees every line before that
  */
-export function createJsonLogger(name: string, level: LogLevel, write: (line: string) => void): Logger {
+export function createJsonLogger(
+	name: string,
+	level: LogLevel,
+	write: (line: string) => void,
+	redactor: Redactor = createRedactor(),
+): Logger {
 	const at =
 		(of: 'debug' | 'info' | 'warn' | 'error'): Logger['info'] =>
 		(message, fields) => {
 			if (LEVELS[of] < LEVELS[level]) return
+			const shown = redactor.value(fields ?? {}) as object
 			write(
-				JSON.stringify(
-					{ level: LEVELS[of], time: Date.now(), name, ...fields, msg: message },
-					plainErrors,
-				),
+				JSON.stringify({
+					level: LEVELS[of],
+					time: Date.now(),
+					name,
+					...shown,
+					msg: redactor.text(message),
+				}),
 			)
 		}
 	return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }
-}
-
-/** Errors have no enumerable properties of their own: JSON would show `{}`. */
-function plainErrors(_key: string, value: unknown): unknown {
-	if (!(value instanceof Error)) return value
-	const { name, message, stack, cause } = value
-	return {
-		type: name,
-		message,
-		...('code' in value ? { code: value.code } : {}),
-		stack,
-		...(cause === undefined ? {} : { cause }),
-	}
 }

@@ -2,6 +2,7 @@
 import { createDatabase } from '../src/db/client.js'
 import { createApp } from './app.js'
 import { EnvironmentError } from '../src/environment.js'
+import { createRedactor, secretsOf } from '../src/redaction.js'
 import { readServerConfig, type ServerConfig } from './config.js'
 import { createJsonLogger } from './logger.js'
 import { serveFunctions } from './serve.js'
@@ -25,6 +26,7 @@ Environment:
   DATABASE_POOL_SIZE    connections at most (10)
   DATABASE_DEADLINE_MS  a statement that takes longer is answered with 503 (10000)
   DATABASE_QUEUE_SIZE   statements that wait for a connection at most; then 503 (1000)
+  REDACT_KEYS           names whose values stand in no log and no history (password, token and the like)
   LOG_LEVEL             trace, debug, info, warn, error, fatal or silent (info)
 
 .env.example describes these and the others. Stops on SIGTERM or SIGINT: answers what it has begun, then ends. /docs describes the API.`
@@ -34,7 +36,12 @@ const EXIT_CONFIG = 2
 const EXIT_INTERRUPTED = 130
 
 async function main(config: ServerConfig): Promise<void> {
-	const logger = createJsonLogger('functions', config.logLevel, (line) => process.stdout.write(`${line}\n`))
+	const logger = createJsonLogger(
+		'functions',
+		config.logLevel,
+		(line) => process.stdout.write(`${line}\n`),
+		createRedactor({ keys: config.redactKeys, secrets: secretsOf(process.env) }),
+	)
 	const db = createDatabase(config.databaseUrl, {
 		max: config.databasePoolSize,
 		applicationName: 'flowcraft-functions',
@@ -64,7 +71,7 @@ async function main(config: ServerConfig): Promise<void> {
 }
 
 function fail(error: unknown): void {
-	console.error(explain(error))
+	console.error(createRedactor({ secrets: secretsOf(process.env) }).text(explain(error)))
 	process.exit(error instanceof EnvironmentError ? EXIT_CONFIG : EXIT_FAILURE)
 }
 

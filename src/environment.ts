@@ -3,6 +3,7 @@
  * reported together, each under its variable's name. Nothing else reads `process.env`.
  */
 import { z } from 'zod'
+import { DEFAULT_REDACT_KEYS } from './redaction.js'
 
 export type Environment = Readonly<Record<string, string | undefined>>
 
@@ -69,6 +70,14 @@ export function listOf(accepts: (entry: string) => boolean, fault: string): z.Zo
 		)
 		.refine((entries) => entries.every(accepts), fault)
 }
+
+/** Names whose values are kept out of logs and history; `none` for no names. */
+export const redactKeys = listOf(
+	(name) => /^[\w.-]{1,100}$/.test(name),
+	'must be names, separated by commas, or none',
+)
+	.transform((names) => (names.join() === 'none' ? [] : names))
+	.default([...DEFAULT_REDACT_KEYS])
 
 /** A URL that names a host under one of these schemes. */
 function urlOf(example: string, ...schemes: readonly string[]): z.ZodString {

@@ -28,6 +28,7 @@ import { createRelay } from './relay/relay.js'
 import {
 	type AllInOneSettings,
 	loadWorkflows,
+	logRedactor,
 	readAllInOneSettings,
 	type Services,
 	webhookOptions,
@@ -94,7 +95,7 @@ async function start(): Promise<RunningProcess> {
 		() => readServerConfig({ ...process.env, DATABASE_URL: 'postgres://embedded' }),
 	)
 	const workflows = await loadWorkflows(settings.WORKFLOWS)
-	const logger = createLogger('flowcraft', settings.LOG_LEVEL)
+	const logger = createLogger('flowcraft', settings.LOG_LEVEL, logRedactor(settings, process.env))
 
 	const backing = await openBacking(services, settings, logger)
 	const { databaseUrl, broker, doorbell } = backing

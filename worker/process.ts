@@ -1,6 +1,7 @@
 /** What every long-lived process does alike: read its settings, start, stop on a signal, and end with the right code. */
 import { EnvironmentError } from '../src/environment.js'
 import type { Logger } from '../src/ports/logger.js'
+import { createRedactor, secretsOf } from '../src/redaction.js'
 
 export interface RunningProcess {
 	readonly logger: Logger
@@ -31,7 +32,7 @@ export async function runProcess(help: string, start: () => Promise<RunningProce
 			console.error(`${error.message}\n\nSee .env.example, or --help.`)
 			process.exit(2)
 		}
-		console.error(explain(error))
+		console.error(createRedactor({ secrets: secretsOf(process.env) }).text(explain(error)))
 		process.exit(1)
 	}
 	const { logger } = running

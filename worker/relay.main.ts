@@ -9,18 +9,18 @@ import { serveObservability } from './observability.js'
 import { runProcess } from './process.js'
 import { relayMetrics } from './relay/metrics.js'
 import { createRelay } from './relay/relay.js'
-import { readRelaySettings } from './settings.js'
+import { logRedactor, readRelaySettings } from './settings.js'
 
 const HELP = `Drains the outbox in Postgres to RabbitMQ and sweeps up after dead workers and lost messages.
 
   npm run start:relay
 
 Environment: DATABASE_URL and RABBITMQ_URL are needed; REDIS_URL, QUEUE_NAME, STALLED_MS, SWEEP_MS, RELAY_CLAIM_MS,
-METRICS_PORT, METRICS_HOST and LOG_LEVEL are described in .env.example. Stops gracefully on SIGTERM.`
+METRICS_PORT, METRICS_HOST, REDACT_KEYS and LOG_LEVEL are described in .env.example. Stops gracefully on SIGTERM.`
 
 await runProcess(HELP, async () => {
 	const settings = readRelaySettings(process.env)
-	const logger = createLogger('relay', settings.LOG_LEVEL)
+	const logger = createLogger('relay', settings.LOG_LEVEL, logRedactor(settings, process.env))
 	const database = createDatabase(settings.DATABASE_URL, { max: 4, applicationName: 'flowcraft-relay' })
 	const broker = createRabbitMqBroker({ url: settings.RABBITMQ_URL, queues: [settings.QUEUE_NAME], logger })
 	const doorbell =

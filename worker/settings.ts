@@ -9,9 +9,11 @@ import {
 	publicUrl,
 	rabbitMqUrl,
 	readEnvironment,
+	redactKeys,
 	redisUrl,
 	wholeNumber,
 } from '../src/environment.js'
+import { createRedactor, type Redactor, secretsOf } from '../src/redaction.js'
 import type { WorkflowsModule } from './execution/workflows.js'
 import { LOG_LEVELS } from './logger.js'
 
@@ -25,6 +27,7 @@ const common = {
 		.default('flowcraft-jobs'),
 	METRICS_PORT: wholeNumber(0, 65_535, 0),
 	METRICS_HOST: z.string().default('127.0.0.1'),
+	REDACT_KEYS: redactKeys,
 	LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
 }
 
@@ -62,6 +65,12 @@ const allInOneSchema = z.object({
 export type RelaySettings = z.infer<typeof relaySchema>
 export type WorkerSettings = z.infer<typeof workerSchema>
 export type AllInOneSettings = z.infer<typeof allInOneSchema>
+
+/** Keeps configured names, and the secrets that this process was given, out of its log. */
+export const logRedactor = (
+	settings: { readonly REDACT_KEYS: readonly string[] },
+	env: Environment,
+): Redactor => createRedactor({ keys: settings.REDACT_KEYS, secrets: secretsOf(env) })
 
 /** The worker's options for webhooks. */
 export function webhookOptions(settings: Pick<WorkerSettings, 'PUBLIC_URL' | 'PORT' | 'WEBHOOK_SECRET'>): {

@@ -5,7 +5,7 @@ import { createRedisDoorbell } from './doorbell/redis.js'
 import { createLogger } from './logger.js'
 import { serveObservability } from './observability.js'
 import { runProcess } from './process.js'
-import { loadWorkflows, readWorkerSettings, webhookOptions } from './settings.js'
+import { loadWorkflows, logRedactor, readWorkerSettings, webhookOptions } from './settings.js'
 import { startWhenReachable } from './start-when-reachable.js'
 import { createWorker } from './worker/worker.js'
 import { workerMetrics } from './worker/metrics.js'
@@ -16,13 +16,13 @@ const HELP = `Claims nodes that are ready and executes them.
   WORKFLOWS=./my-workflows/index.ts npm run start:worker
 
 Environment: DATABASE_URL and RABBITMQ_URL are needed; REDIS_URL, QUEUE_NAME, WORKFLOWS, CONCURRENCY, LEASE_MS, DRAIN_MS,
-UNRUNNABLE_MS, WORKER_POOL, PUBLIC_URL, WEBHOOK_SECRET, METRICS_PORT, METRICS_HOST and LOG_LEVEL are described in .env.example.
+UNRUNNABLE_MS, WORKER_POOL, PUBLIC_URL, WEBHOOK_SECRET, METRICS_PORT, METRICS_HOST, REDACT_KEYS and LOG_LEVEL are described in .env.example.
 On SIGTERM it takes nothing new, lets nodes end for DRAIN_MS, gives the rest back and ends.`
 
 await runProcess(HELP, async () => {
 	const settings = readWorkerSettings(process.env)
 	const workflows = await loadWorkflows(settings.WORKFLOWS)
-	const logger = createLogger('worker', settings.LOG_LEVEL)
+	const logger = createLogger('worker', settings.LOG_LEVEL, logRedactor(settings, process.env))
 	const broker = createRabbitMqBroker({ url: settings.RABBITMQ_URL, queues: [settings.QUEUE_NAME], logger })
 	const doorbell =
 		settings.REDIS_URL === undefined

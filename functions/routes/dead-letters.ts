@@ -1,6 +1,7 @@
 /** `/dead-letters`: nodes whose workers kept dying, or that nobody could run. */
 import { z } from '@hono/zod-openapi'
 import type { Doorbell } from '../../src/ports/doorbell.js'
+import type { Redactor } from '../../src/redaction.js'
 import { discardDeadLetter, listDeadLetters, replayDeadLetter } from '../../src/run/dead-letters.js'
 import { jsonResponse } from '../answer.js'
 import type { AddEndpoint, EndpointDefinition } from '../endpoint.js'
@@ -117,8 +118,10 @@ const discardDeadLetterEndpoint = {
 	problems: ['not-found', 'conflict'],
 } as const satisfies EndpointDefinition
 
-export function addDeadLetterRoutes(add: AddEndpoint, doorbell: Doorbell): void {
-	add(listDeadLettersEndpoint, async ({ query, db }) => jsonResponse(await listDeadLetters(db, query)))
+export function addDeadLetterRoutes(add: AddEndpoint, doorbell: Doorbell, redactor: Redactor): void {
+	add(listDeadLettersEndpoint, async ({ query, db }) =>
+		jsonResponse(redactor.value(await listDeadLetters(db, query))),
+	)
 
 	add(replayDeadLetterEndpoint, async ({ params, db }) => {
 		const replayed = await replayDeadLetter(db, params.id)

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { DEFAULT_REDACT_KEYS } from '../../src/redaction.js'
 import { readAppConfig, readServerConfig } from '../../functions/config.js'
 import { type Environment, EnvironmentError } from '../../src/environment.js'
 
@@ -23,6 +24,7 @@ test('needs nothing but the database', () => {
 		apiKeys: [],
 		maxRequests: 5000,
 		corsOrigins: [],
+		redactKeys: [...DEFAULT_REDACT_KEYS],
 		bodyLimitBytes: 1024 * 1024,
 		eventKeepMs: 3_600_000,
 		logLevel: 'info',

@@ -2,6 +2,7 @@
 import { z } from '@hono/zod-openapi'
 import type { ValueCodec } from '../../../src/context/values.js'
 import { NODE_STATES } from '../../../src/db/schema.js'
+import type { Redactor } from '../../../src/redaction.js'
 import { listNodes, type NodeRun } from '../../../src/run/node-history.js'
 import { listRunEvents } from '../../../src/run/run-events.js'
 import { jsonResponse, jsonTextResponse } from '../../answer.js'
@@ -60,7 +61,7 @@ const listNodesEndpoint = {
 	scope: 'read',
 	summary: 'List a run’s nodes',
 	description:
-		'Every node that the run has reached, in each turn of its loops, with all attempts; by node, then by turn. While a run is live, only the newest 100 turns of its loops are kept.',
+		'Every node that the run has reached, in each turn of its loops, with all attempts; by node, then by turn. While a run is live, only the newest 100 turns of its loops are kept. Values under names that the server is configured to redact are left out.',
 	params: runParams,
 	query: z.strictObject({
 		...pageFields(100, 1000),
@@ -150,25 +151,35 @@ const listEventsEndpoint = {
 } as const satisfies EndpointDefinition
 
 /** @param decodes true if values may be wrapped by a serializer of the user's: they are shown as what they stand for */
-export function addHistoryRoutes(add: AddEndpoint, codec: ValueCodec, decodes: boolean): void {
+export function addHistoryRoutes(
+	add: AddEndpoint,
+	codec: ValueCodec,
+	decodes: boolean,
+	redactor: Redactor,
+): void {
 	add(listNodesEndpoint, async ({ params, query: { include, ...page }, db }) => {
 		const { nodes, nextCursor } = await listNodes(db, params.id, {
 			...page,
 			withOutput: include === 'output',
 		})
-		const show = (output: string): string => (decodes ? (asJson(codec, output) ?? output) : output)
-		const texts = nodes.map((node) => nodeText(node, show))
+		const show = (output: string): string =>
+			redactor.json(decodes ? (asJson(codec, output) ?? output) : output)
+		const texts = nodes.map((node) => nodeText(node, show, redactor))
 		const more = nextCursor === undefined ? '' : `,"nextCursor":${JSON.stringify(nextCursor)}`
 		return jsonTextResponse(`{"nodes":[${texts.join(',')}]${more}}`)
 	})
 
 	add(listEventsEndpoint, async ({ params, query, db }) =>
-		jsonResponse(await listRunEvents(db, params.id, query)),
+		jsonResponse(redactor.value(await listRunEvents(db, params.id, query))),
 	)
 }
 
 /** The output is pasted in as it was read: nothing large is parsed to be written again. */
-function nodeText({ outputJson, ...node }: NodeRun, show: (output: string) => string): string {
-	const text = JSON.stringify(node)
+function nodeText(
+	{ outputJson, ...node }: NodeRun,
+	show: (output: string) => string,
+	redactor: Redactor,
+): string {
+	const text = redactor.json(JSON.stringify(node))
 	return outputJson === undefined ? text : `${text.slice(0, -1)},"output":${show(outputJson)}}`
 }
