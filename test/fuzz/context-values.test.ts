@@ -140,8 +140,6 @@ function unstorable([name, content]: Pair): string | undefined {
 const inMessages = (name: string): string =>
 	(name.length > 200 ? name.slice(0, 200) : name).replaceAll('\u0000', '\\u0000').toWellFormed()
 
-const asJson = (content: unknown): unknown => JSON.parse(JSON.stringify(content)) as unknown
-
 /** Runs the pairs; of those that a message refuses, one after the other is left out. Returns what was refused. */
 async function carry(input: Pair[], written: Pair[]): Promise<Pair[]> {
 	const refused: Pair[] = []
@@ -177,9 +175,11 @@ async function carry(input: Pair[], written: Pair[]): Promise<Pair[]> {
 		expect(run.status).toBe('completed')
 		for (const [name, content] of [...input, ...written]) {
 			expect(batch.read.has(name), JSON.stringify(name)).toBe(true)
-			expect(batch.read.get(name), JSON.stringify(name)).toEqual(asJson(content))
 			expect(Object.hasOwn(run.context, name), JSON.stringify(name)).toBe(true)
-			expect(run.context[name], JSON.stringify(name)).toEqual(asJson(content))
+			// As text: the order of keys counts too, and an assertion on values overflows the stack before JSON does.
+			const stored = JSON.stringify(JSON.parse(JSON.stringify(content)))
+			expect(JSON.stringify(batch.read.get(name)) === stored, JSON.stringify(name)).toBe(true)
+			expect(JSON.stringify(run.context[name]) === stored, JSON.stringify(name)).toBe(true)
 		}
 		return refused
 	}
