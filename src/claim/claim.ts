@@ -26,6 +26,8 @@ export interface ClaimedNode {
 	readonly hasInput: boolean
 	readonly transformed: boolean
 	readonly input: string | null
+	/** What the run's context holds as the input of a node of its first turn that no edge brought one; undefined: ask. */
+	readonly given?: string | null
 	readonly child: {
 		readonly runId: string
 		readonly status: RunStatus
@@ -71,6 +73,7 @@ interface ClaimRow extends Record<string, unknown> {
 	depth: number
 	traceparent: string | null
 	dynamic: string | null
+	given: string | null
 }
 
 /** Claims any number of jobs in one statement. Outcomes come in the order of `keys`. */
@@ -114,6 +117,8 @@ function claimedNode(key: NodeKey, row: ClaimRow): ClaimedNode {
 		hasInput: row.has_input,
 		transformed: row.transformed,
 		input: row.input,
+		// Elsewhere an earlier turn, or the node in another role, may have had one.
+		...(row.has_input || key.generation !== '' || key.recovers !== '' ? {} : { given: row.given }),
 		child:
 			row.child_run_id !== null && row.child_status !== null
 				? { runId: row.child_run_id, status: row.child_status, reason: row.child_reason }

@@ -1,6 +1,7 @@
 /**
  * The commit of finished nodes: plans in, one statement out. `src/db/sql/50_commit.sql` applies it.
  */
+import type { ClaimedNode } from '../claim/claim.js'
 import { type Executor, query, textArray } from '../db/query.js'
 import { type DynamicNode, writeDynamic } from '../plan/dynamic.js'
 import type { NodeKey } from '../plan/node-key.js'
@@ -60,6 +61,8 @@ export interface NodeCommit {
 		input: StoredInput
 		/** Of nodes that the blueprint does not have. */
 		dynamic?: DynamicNode | undefined
+		/** The token under which the committing worker goes on with it, if it may. */
+		claim?: string | undefined
 	}[]
 	/** Joins that wait for more sources than the blueprint's. */
 	readonly raises?: readonly { nodeId: string; generation: string; expected: number; by: number }[]
@@ -73,6 +76,8 @@ export interface NodeCommit {
 		input: StoredInput
 		held?: readonly { source: string; generation: string }[]
 		holdsFor?: string | undefined
+		/** The token under which the committing worker goes on with the join, if this arrival completes it. */
+		claim?: string | undefined
 	}[]
 	readonly recovered?: readonly { nodeId: string; generation: string; recovers: string }[]
 	/** A webhook that becomes usable: the hash of its token, and how long it is good. */
@@ -100,19 +105,33 @@ export interface CommitResult {
 	readonly ended: readonly string[]
 	/** Rows added to the outbox. */
 	readonly emitted: number
+	/** Claims that were offered and taken: `running` nodes of the worker that committed, by their tokens. */
+	readonly continued: ReadonlyMap<string, Continued>
+}
+
+/** A node that its predecessor's commit has claimed. The input of a join is only known once it is complete. */
+export interface Continued {
+	readonly join?: Pick<ClaimedNode, 'hasInput' | 'transformed' | 'input'>
 }
 
 /** A parameter of `flowcraft_commit`: an array, cast to its type. */
 type Column = { readonly type: string; readonly values: (string | number | null)[] }
 
-/** Applies the commits of any number of nodes of any runs, each fenced by its own claim, in one statement. */
-export async function commitNodes(db: Executor, commits: readonly NodeCommit[]): Promise<CommitResult> {
+/**
+ * Applies the commits of any number of nodes of any runs, each fenced by its own claim, in one statement.
+ * @param workerId who goes on with the nodes for which a claim is offered; without it nobody does
+ */
+export async function commitNodes(
+	db: Executor,
+	commits: readonly NodeCommit[],
+	workerId?: string,
+): Promise<CommitResult> {
 	const columns = toColumns(commits)
-	const placeholders = columns.map(({ type }, position) => `$${position + 1}::text::${type}[]`).join(', ')
+	const placeholders = columns.map(({ type }, position) => `$${position + 2}::text::${type}[]`).join(', ')
 	const [row] = await query<{ answer: string }>(
 		db,
-		`select to_json(c)::text as answer from flowcraft_commit(${placeholders}) c`,
-		columns.map(({ values }) => textArray(values)),
+		`select to_json(c)::text as answer from flowcraft_commit($1::text::uuid, ${placeholders}) c`,
+		[workerId ?? null, ...columns.map(({ values }) => textArray(values))],
 	)
 	if (row === undefined) throw new Error('flowcraft_commit answered nothing')
 	const answer = JSON.parse(row.answer) as {
@@ -122,6 +141,8 @@ export async function commitNodes(db: Executor, commits: readonly NodeCommit[]):
 		refusals: string[]
 		ended: string[]
 		emitted: number
+		continued: string[]
+		joined: (NonNullable<Continued['join']> & { token: string })[]
 	}
 	const outcomes = commits.map((): CommitOutcome => 'lost')
 	const mark = (numbers: readonly number[], outcome: CommitOutcome): void => {
@@ -133,7 +154,10 @@ export async function commitNodes(db: Executor, commits: readonly NodeCommit[]):
 	const refusals = new Map(
 		answer.refused.map((number, position) => [number - 1, answer.refusals[position] ?? '']),
 	)
-	return { outcomes, refusals, ended: answer.ended, emitted: answer.emitted }
+	const continued = new Map<string, Continued>()
+	for (const token of answer.continued) continued.set(token, {})
+	for (const { token, ...join } of answer.joined) continued.set(token, { join })
+	return { outcomes, refusals, ended: answer.ended, emitted: answer.emitted, continued }
 }
 
 /** In the order of the function's parameters. */
@@ -247,6 +271,9 @@ function toColumns(commits: readonly NodeCommit[]): Column[] {
 		text(events.map(({ item }) => item.body)),
 		text(events.map(({ item }) => JSON.stringify(item.headers))),
 		{ type: 'int', values: events.map(({ item }) => item.priority ?? null) },
+
+		{ type: 'uuid', values: next.map(({ item }) => item.claim ?? null) },
+		{ type: 'uuid', values: arrivals.map(({ item }) => item.claim ?? null) },
 	]
 }
 

@@ -165,7 +165,9 @@ describe('a paused run', () => {
 		await pauseRun(core.sql, runId)
 		await messages(runId)
 		await core.rows(`update flowcraft_nodes set emitted_at = '2020-01-01' where run_id = $1`, runId)
-		expect(await sweepLost(core.sql, 1000, false, 100)).toBe(0)
+		// Nodes of other tests may be lost by now.
+		await sweepLost(core.sql, 1000, false, 100)
+		expect(await messages(runId)).toEqual([])
 		await core.rows(
 			`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`,
 			mortal,

@@ -176,8 +176,9 @@ describe(`${RUNS} random blueprints, seed ${SEED}`, () => {
 		broker = adversarial(createInProcessBroker({ queues: ['flowcraft-jobs'] }))
 		hostile = await startEngine({ broker })
 		const noted = { registry: noting(executions, nodes), logger: noLogger }
-		for (let worker = 0; worker < 4; worker++)
-			workers.push(await hostile.addWorker(noted, { concurrency: 4 }))
+		// Two of them go on with successors by themselves, two get a message for every node.
+		for (const maxInARow of [8, 8, 1, 1])
+			workers.push(await hostile.addWorker(noted, { concurrency: 4, maxInARow }))
 	})
 	afterAll(async () => {
 		await Promise.all([engine.stop(), hostile.stop()])

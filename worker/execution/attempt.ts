@@ -30,12 +30,13 @@ export interface AttemptInput {
  */
 export async function runAttempt(input: AttemptInput): Promise<NodeResult> {
 	const timeoutMs = input.node.config?.timeout
-	const timeout = new AbortController()
-	const timer =
-		timeoutMs !== undefined && timeoutMs > 0
-			? setTimeout(() => timeout.abort(new NodeTimeoutError(timeoutMs)), timeoutMs)
-			: undefined
-	const signal = AbortSignal.any([input.signal, timeout.signal])
+	let { signal } = input
+	let timer: NodeJS.Timeout | undefined
+	if (timeoutMs !== undefined && timeoutMs > 0) {
+		const timeout = new AbortController()
+		timer = setTimeout(() => timeout.abort(new NodeTimeoutError(timeoutMs)), timeoutMs)
+		signal = AbortSignal.any([signal, timeout.signal])
+	}
 	try {
 		signal.throwIfAborted()
 		// A node that does not listen to its signal loses the race all the same: its slot is free, its result is dropped.

@@ -21,6 +21,7 @@ export async function resolveInput(
 		return Object.fromEntries(names.map((name, position) => [name, values[position]]))
 	}
 	if (claimed.hasInput) return codec.decode(claimed.input)
+	if (claimed.given !== undefined) return codec.decode(claimed.given)
 	return context.get(`_inputs.${node.id}`)
 }
 

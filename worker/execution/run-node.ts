@@ -13,7 +13,7 @@ import type { ContextReader } from '../../src/context/reading.js'
 import { UnstorableValueError } from '../../src/context/values.js'
 import { type Executor, type Parameter, query, type Row } from '../../src/db/query.js'
 import { isDatabaseUnavailable, whileUnavailable } from '../../src/db/retry.js'
-import { readDynamic } from '../../src/plan/dynamic.js'
+import { type DynamicNode, readDynamic } from '../../src/plan/dynamic.js'
 import { keysNeededBy } from '../../src/plan/expressions.js'
 import { recoveredBy } from '../../src/plan/node-key.js'
 import {
@@ -150,6 +150,18 @@ export async function failNode(
 ): Promise<NodeCommit> {
 	const graph = await engine.blueprints.graph(claimed.blueprintId, claimed.blueprintHash)
 	return failureCommit(graph, claimed, error)
+}
+
+/** Whether this worker can run what follows in the run of a node that it has claimed. */
+export async function successorsIn(
+	engine: ExecutionEngine,
+	claimed: ClaimedNode,
+): Promise<(successor: { nodeId: string; dynamic?: DynamicNode | undefined }) => boolean> {
+	const graph = await engine.blueprints.graph(claimed.blueprintId, claimed.blueprintHash)
+	return ({ nodeId, dynamic }) => {
+		const node = dynamic?.definition ?? graph?.nodes.get(nodeId)
+		return node !== undefined && missingFor(engine, claimed, node) === undefined
+	}
 }
 
 function missingFor(

@@ -2,7 +2,7 @@
  * Commits in micro-batches. One node's bad data fails that node alone, and an unreachable database is asked again for
  * as long as it takes: the claim is ours while the heartbeat lives, and a commit may be repeated.
  */
-import { type CommitOutcome, commitNodes, type NodeCommit } from '../../src/commit/commit.js'
+import { type CommitOutcome, commitNodes, type Continued, type NodeCommit } from '../../src/commit/commit.js'
 import { classifyDatabaseError, withDeadline } from '../../src/db/errors.js'
 import type { Executor } from '../../src/db/query.js'
 import { withJitter } from '../../src/loop.js'
@@ -30,21 +30,33 @@ export interface Committed {
 	readonly outcome: CommitOutcome
 	/** Why it was refused. */
 	readonly refusal: string | undefined
+	/** The claims that were offered and taken, by all commits of the batch. */
+	readonly continued: ReadonlyMap<string, Continued>
 }
 
 type Answer = Committed | { readonly error: unknown }
 
-export function createCommitter(db: Executor, doorbell: Doorbell, logger: Logger): Committer {
+/** @param workerId who goes on with what the commits offer */
+export function createCommitter(
+	db: Executor,
+	doorbell: Doorbell,
+	logger: Logger,
+	workerId: () => string,
+): Committer {
 	const apply = async (commits: readonly NodeCommit[]): Promise<Answer[]> => {
 		try {
-			const { outcomes, refusals, ended, emitted } = await withDeadline(
+			const { outcomes, refusals, ended, emitted, continued } = await withDeadline(
 				'A commit',
 				COMMIT_DEADLINE_MS,
-				commitNodes(db, commits),
+				commitNodes(db, commits, workerId()),
 			)
 			if (emitted > 0 || ended.length > 0) doorbell.ring({ type: 'outbox' })
 			if (ended.length > 0) doorbell.ring({ type: 'ended', runIds: ended })
-			return outcomes.map((outcome, position) => ({ outcome, refusal: refusals.get(position) }))
+			return outcomes.map((outcome, position) => ({
+				outcome,
+				refusal: refusals.get(position),
+				continued,
+			}))
 		} catch (error) {
 			if (commits.length === 1 || classifyDatabaseError(error) === 'unavailable')
 				return commits.map(() => ({ error }))

@@ -12,5 +12,6 @@ export function workerMetrics(worker: Worker): Record<string, number> {
 		worker_started_children_total: counts.child,
 		worker_lost_claims_total: counts.lost,
 		worker_released_nodes_total: counts.released,
+		worker_continued_nodes_total: counts.continued,
 	}
 }

@@ -16,9 +16,11 @@ import {
 	type ClaimOutcome,
 	endedRuns,
 	heldNodes,
+	type ReleasedClaim,
 	releaseNodes,
 } from '../../src/claim/claim.js'
 import { markDraining, markStopped, registerWorker } from '../../src/claim/worker-registry.js'
+import type { NodeCommit } from '../../src/commit/commit.js'
 import { createDatabase } from '../../src/db/client.js'
 import { withDeadline } from '../../src/db/errors.js'
 import { type Loop, runLoop, withJitter } from '../../src/loop.js'
@@ -31,12 +33,13 @@ import type { Logger } from '../../src/ports/logger.js'
 import { VERSION } from '../../src/version.js'
 import { ClaimLostError, RunCancelledError, WorkerDrainingError } from '../execution/aborts.js'
 import { toError } from '../execution/attempt.js'
-import { type ExecutionEngine, failNode, runNode } from '../execution/run-node.js'
+import { type ExecutionEngine, failNode, runNode, successorsIn } from '../execution/run-node.js'
 import { createWebhookUrls } from '../execution/webhook.js'
 import { createWorkflows, type WorkflowsModule } from '../execution/workflows.js'
 import { createBatcher } from './batcher.js'
 import { createBatchingReader } from './batching-reader.js'
 import { createCommitter, sleep } from './commits.js'
+import { continuedNode, offerClaim, offeredClaim } from './continuation.js'
 import { type Heartbeat, startHeartbeat } from './heartbeat.js'
 import { RunningNodes } from './running-nodes.js'
 
@@ -56,6 +59,11 @@ export interface WorkerOptions {
 	readonly drainMs?: number
 	/** A node that no worker could run for so long fails as a dead letter, in ms. Default an hour. */
 	readonly unrunnableLimitMs?: number
+	/**
+	 * A slot goes on with the next node of the run it is at, without a message. While others wait for a slot, it does so
+	 * until it has run so many nodes in a row; 1: never. Default 8.
+	 */
+	readonly maxInARow?: number
 	/** A node that stands as this worker's for so long without being in hand is given back, in ms. Default 45000. */
 	readonly forgottenAfterMs?: number
 	/** Connections to Postgres. Default 6. */
@@ -80,7 +88,15 @@ export interface Worker {
 	/** Nodes that this process has executed since its start, by what became of them. */
 	counts(): Readonly<
 		Record<
-			'completed' | 'failed' | 'retry' | 'waiting' | 'child' | 'pending' | 'lost' | 'released',
+			| 'completed'
+			| 'failed'
+			| 'retry'
+			| 'waiting'
+			| 'child'
+			| 'pending'
+			| 'lost'
+			| 'released'
+			| 'continued',
 			number
 		>
 	>
@@ -99,6 +115,7 @@ const FORGOTTEN_AFTER_MS = 45_000
 const SATURATED_MS = 250
 /** Pause before a message that could not be claimed goes back, in ms: the database is unreachable, or we are. */
 const REQUEUE_PAUSE_MS = 500
+const DEFAULT_MAX_IN_A_ROW = 8
 const MIN_REGISTER_PAUSE_MS = 200
 const MAX_REGISTER_PAUSE_MS = 5_000
 
@@ -114,6 +131,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	const leaseMs = options.leaseMs ?? 15_000
 	const drainMs = options.drainMs ?? 30_000
 	const forgottenAfterMs = options.forgottenAfterMs ?? FORGOTTEN_AFTER_MS
+	const maxInARow = options.maxInARow ?? DEFAULT_MAX_IN_A_ROW
 	const name = options.name ?? `${hostname()}:${process.pid}`
 
 	const database = createDatabase(options.databaseUrl, {
@@ -132,7 +150,7 @@ export function createWorker(options: WorkerOptions): Worker {
 		unrunnableLimitMs: options.unrunnableLimitMs ?? 60 * 60_000,
 		webhooks: createWebhookUrls(db, options),
 	}
-	const committer = createCommitter(db, doorbell, logger)
+	const committer = createCommitter(db, doorbell, logger, () => workerId)
 	const running = new RunningNodes()
 	const counts = {
 		completed: 0,
@@ -143,6 +161,7 @@ export function createWorker(options: WorkerOptions): Worker {
 		pending: 0,
 		lost: 0,
 		released: 0,
+		continued: 0,
 	}
 
 	let workerId = ''
@@ -216,8 +235,8 @@ export function createWorker(options: WorkerOptions): Worker {
 	async function occupySlot({ delivery, key }: Waiting): Promise<void> {
 		taken += 1
 		try {
-			const claimed = await claim(delivery, key)
-			if (claimed !== undefined) await run(claimed)
+			let node = await claim(delivery, key)
+			for (let inARow = 1; node !== undefined; inARow++) node = await run(node, () => mayGoOn(inARow))
 		} catch (error) {
 			logger.error('A job could not be handled', { ...key, workerId, error })
 		} finally {
@@ -245,9 +264,14 @@ export function createWorker(options: WorkerOptions): Worker {
 		return undefined
 	}
 
+	/** Whether a slot may take the next node of its run: others may wait for it as well. */
+	const mayGoOn = (inARow: number): boolean =>
+		stopping === undefined && maxInARow > 1 && (waiting.length === 0 || inARow < maxInARow)
+
 	// ── Nodes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-	async function run(claimed: ClaimedNode): Promise<void> {
+	/** Returns the node that the same slot goes on with. */
+	async function run(claimed: ClaimedNode, goesOn: () => boolean): Promise<ClaimedNode | undefined> {
 		const node = running.add(claimed)
 		const fields = {
 			runId: claimed.key.runId,
@@ -259,15 +283,16 @@ export function createWorker(options: WorkerOptions): Worker {
 			const end = await runNode(engine, claimed, node.abort.signal)
 			switch (end.type) {
 				case 'commit':
-					return await commit(claimed, end.commit, node.abort.signal)
+					return await commit(claimed, end.commit, node.abort.signal, goesOn)
 				case 'unrunnable':
 					logger.warn('This worker cannot run a node', { ...fields, missing: end.missing })
 					// Grows by half each time, from a quarter of a second to half a minute.
-					return await release(
+					await release(
 						claimed,
 						Math.min(Math.max((claimed.unrunnableMs ?? 0) / 2, 250), 30_000),
 						true,
 					)
+					break
 				case 'abandoned':
 					logger.info('A node was aborted', { ...fields, reason: end.because.name })
 					counts.lost += 1
@@ -276,7 +301,7 @@ export function createWorker(options: WorkerOptions): Worker {
 		} catch (error) {
 			if (error instanceof RunCancelledError || error instanceof ClaimLostError) {
 				counts.lost += 1
-				return
+				return undefined
 			}
 			// Nothing that the node did, since its errors end in a commit: our own reads failed. Elsewhere, or later, they may not.
 			logger.error('A node could not be brought to an end', { ...fields, error })
@@ -284,52 +309,63 @@ export function createWorker(options: WorkerOptions): Worker {
 		} finally {
 			running.remove(node)
 		}
+		return undefined
 	}
 
 	async function commit(
 		claimed: ClaimedNode,
-		nodeCommit: Parameters<typeof committer.commit>[0],
+		planned: NodeCommit,
 		signal: AbortSignal,
-	): Promise<void> {
+		goesOn: () => boolean,
+	): Promise<ClaimedNode | undefined> {
 		const fields = {
 			runId: claimed.key.runId,
 			nodeId: claimed.key.nodeId,
 			attempt: claimed.attempt,
 			workerId,
 		}
+		const nodeCommit = goesOn() ? offerClaim(planned, await successorsIn(engine, claimed)) : planned
+		const failWith = async (error: Error): Promise<ClaimedNode | undefined> =>
+			commit(claimed, await failNode(engine, claimed, error), signal, goesOn)
 		try {
-			const { outcome, refusal } = await committer.commit(nodeCommit, signal)
+			const { outcome, refusal, continued } = await committer.commit(nodeCommit, signal)
 			if (outcome === 'refused' && nodeCommit.outcome === 'failed')
 				throw new Error(`A failure was refused: ${refusal}`)
-			if (outcome === 'refused')
-				return await commit(claimed, await failNode(engine, claimed, new Error(refusal)), signal)
+			if (outcome === 'refused') return await failWith(new Error(refusal))
 			if (outcome === 'lost') {
 				counts.lost += 1
 				logger.info('A commit came too late: the claim was lost', fields)
-			} else {
-				counts[nodeCommit.outcome] += 1
+				return undefined
 			}
+			counts[nodeCommit.outcome] += 1
+			// The answer that named the claims was lost.
+			if (outcome === 'repeated') return void (await giveBack(offeredClaim(nodeCommit)))
+			const next = continuedNode(claimed, nodeCommit, continued)
+			if (next !== undefined) counts.continued += 1
+			return next
 		} catch (error) {
 			if (signal.aborted) throw signal.reason
 			// Postgres will never take this: the node fails, permanently, and nobody else with it.
 			logger.error('A commit was refused', { ...fields, error })
 			if (nodeCommit.outcome === 'failed') throw error
-			await commit(claimed, await failNode(engine, claimed, toError(error)), signal)
+			return await failWith(toError(error))
 		}
 	}
 
 	async function release(claimed: ClaimedNode, delayMs: number, unrunnable: boolean): Promise<void> {
 		counts.released += 1
+		await giveBack({ key: claimed.key, token: claimed.token, delayMs }, unrunnable)
+	}
+
+	/** Does nothing to a claim that is not ours, or never was. */
+	async function giveBack(claim: ReleasedClaim | undefined, unrunnable = false): Promise<void> {
+		if (claim === undefined) return
 		try {
-			await withDeadline(
-				'A release',
-				CLAIM_DEADLINE_MS,
-				releaseNodes(db, [{ key: claimed.key, token: claimed.token, delayMs }], unrunnable),
-			)
+			await withDeadline('A release', CLAIM_DEADLINE_MS, releaseNodes(db, [claim], unrunnable))
 			doorbell.ring({ type: 'outbox' })
 		} catch (error) {
-			// It stays ours until this process ends or the sweep takes it.
-			logger.error('A node could not be given back', { ...claimed.key, workerId, error })
+			// It stays ours until the look for forgotten nodes, the end of this process or the sweep.
+			logger.error('A node could not be given back', { ...claim.key, workerId, error })
 		}
 	}
 

@@ -266,37 +266,48 @@ BEGIN
 END $$;
 
 -- The hash that a run of p_blueprint gets: of the wanted version, or of the current one. Null if there is none.
+-- PL/pgSQL, as everything that a start calls: a function in SQL is planned anew by each call, which cost a start more than
+-- all that it writes.
 CREATE OR REPLACE FUNCTION flowcraft_resolve_blueprint(p_blueprint text, p_version text) RETURNS text
-LANGUAGE sql STABLE AS $$
-	SELECT CASE
-		WHEN p_version IS NULL THEN (SELECT h.hash FROM flowcraft_blueprint_heads h WHERE h.blueprint_id = p_blueprint)
-		ELSE (
-			SELECT b.hash FROM flowcraft_blueprints b
-			WHERE b.blueprint_id = p_blueprint AND (b.version = p_version OR b.hash = p_version)
-			ORDER BY b.created_at DESC LIMIT 1
-		)
-	END
-$$;
+LANGUAGE plpgsql STABLE
+SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+	IF p_version IS NULL THEN
+		RETURN (SELECT h.hash FROM flowcraft_blueprint_heads h WHERE h.blueprint_id = p_blueprint);
+	END IF;
+	RETURN (
+		SELECT b.hash FROM flowcraft_blueprints b
+		WHERE b.blueprint_id = p_blueprint AND (b.version = p_version OR b.hash = p_version)
+		ORDER BY b.created_at DESC LIMIT 1
+	);
+END $$;
 
--- The current hashes of all blueprints that a run of this one may start as subflows, at any depth.
+-- The current hashes of all blueprints that a run of this one may start as subflows, at any depth. Null: it has none.
 CREATE OR REPLACE FUNCTION flowcraft_pin_subflows(p_blueprint text, p_hash text) RETURNS jsonb
-LANGUAGE sql STABLE AS $$
-	WITH RECURSIVE reached(blueprint_id, hash) AS (
-		SELECT p_blueprint, p_hash
-		UNION
-		SELECT h.blueprint_id, h.hash
-		FROM reached r
-		JOIN flowcraft_blueprints b ON b.blueprint_id = r.blueprint_id AND b.hash = r.hash
-		CROSS JOIN LATERAL unnest(b.subflows) AS named(blueprint_id)
-		-- One that contains itself means this version of itself.
-		JOIN flowcraft_blueprint_heads h ON h.blueprint_id = named.blueprint_id AND h.blueprint_id <> p_blueprint
-	)
-	SELECT jsonb_object_agg(blueprint_id, hash) FROM reached
-	WHERE EXISTS (
-		SELECT FROM flowcraft_blueprints b
-		WHERE b.blueprint_id = p_blueprint AND b.hash = p_hash AND b.subflows <> '{}'
-	)
-$$;
+LANGUAGE plpgsql STABLE
+SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+	IF NOT EXISTS (
+		SELECT FROM flowcraft_blueprints b WHERE b.blueprint_id = p_blueprint AND b.hash = p_hash AND b.subflows <> '{}'
+	) THEN
+		RETURN NULL;
+	END IF;
+	RETURN (
+		WITH RECURSIVE reached(blueprint_id, hash) AS (
+			SELECT p_blueprint, p_hash
+			UNION
+			SELECT h.blueprint_id, h.hash
+			FROM reached r
+			JOIN flowcraft_blueprints b ON b.blueprint_id = r.blueprint_id AND b.hash = r.hash
+			CROSS JOIN LATERAL unnest(b.subflows) AS named(blueprint_id)
+			-- One that contains itself means this version of itself.
+			JOIN flowcraft_blueprint_heads h ON h.blueprint_id = named.blueprint_id AND h.blueprint_id <> p_blueprint
+		)
+		SELECT jsonb_object_agg(blueprint_id, hash) FROM reached
+	);
+END $$;
 
 -- Starts a run: status, context, start nodes and outbox rows, in the caller's transaction or its own.
 -- Outcomes: `started`; `repeated`, this idempotency key began that run; `conflict`, it began a run with another body;
@@ -407,7 +418,7 @@ CREATE OR REPLACE FUNCTION flowcraft_claim(
 ) RETURNS TABLE (
 	ix int, outcome text, token uuid, attempt int, crashes int, unrunnable_ms bigint, wake text, wait text, resume text,
 	has_input boolean, transformed boolean, input text, child_run_id text, child_status text, child_reason text,
-	blueprint_id text, blueprint_hash text, depth int, traceparent text, dynamic text
+	blueprint_id text, blueprint_hash text, depth int, traceparent text, dynamic text, given text
 )
 LANGUAGE plpgsql VOLATILE ROWS 50
 SET plan_cache_mode = force_generic_plan
@@ -434,7 +445,7 @@ BEGIN
 		WHERE w.worker_id = p_worker AND w.dead_at IS NULL AND w.stopped_at IS NULL AND w.lease_until > v_now
 	) THEN
 		RETURN QUERY SELECT i::int, 'no_lease', NULL::uuid, NULL::int, NULL::int, NULL::bigint, NULL, NULL, NULL, NULL::boolean, NULL::boolean, NULL, NULL,
-			NULL, NULL, NULL, NULL, NULL::int, NULL, NULL FROM generate_subscripts(p_runs, 1) AS i;
+			NULL, NULL, NULL, NULL, NULL::int, NULL, NULL, NULL FROM generate_subscripts(p_runs, 1) AS i;
 		RETURN;
 	END IF;
 
@@ -535,7 +546,11 @@ BEGIN
 		n.input IS NOT NULL OR n.input_node IS NOT NULL, n.input IS NOT NULL,
 		coalesce(n.input, source.output),
 		n.child_run_id::text, child.status, child.reason,
-		s.blueprint_id, s.blueprint_hash, s.depth::int, s.traceparent, n.dynamic
+		s.blueprint_id, s.blueprint_hash, s.depth::int, s.traceparent, n.dynamic,
+		-- What a run was started with for a node that no edge leads to.
+		CASE WHEN n.input IS NULL AND n.input_node IS NULL THEN (
+			SELECT c.value FROM flowcraft_contexts c WHERE c.run_id = w.run_id AND c.key = '_inputs.' || w.node_id OFFSET 0
+		) END
 	FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
 	LEFT JOIN LATERAL (
 		SELECT n.* FROM flowcraft_nodes n
@@ -580,10 +595,17 @@ END $$;
 --   p_hook_…   webhooks that a node has given out: hash of the token, and for how many ms it is good
 --   p_event_…  business events for exchanges of the user's
 --
+-- p_worker, if not null, goes on with what becomes ready where p_next_tokens and p_arr_tokens offer a token: such a node
+-- is `running` from the start, claimed under that token, and needs no message. It is a claim like any other: fenced,
+-- covered by the worker's lease, and refused when that has passed or the run is paused. What was emitted for its
+-- predecessor counts as emitted for it, so that the sweep does not take it for one that overtook the queue.
+--
 -- Numbers of nodes come back: `committed`; `repeated`, this very claim has finished the node before (the answer to the
 -- first commit was lost); `refused`, for the reasons in `refusals`, nothing of this node was applied. All others were
--- lost. `ended` are the runs that ended, `emitted` counts the outbox rows written.
+-- lost. `ended` are the runs that ended, `emitted` counts the outbox rows written. `continued` are the tokens under
+-- which p_worker has nodes now; of those that are joins `joined` tells the input, as a claim does.
 CREATE OR REPLACE FUNCTION flowcraft_commit(
+	p_worker uuid,
 	p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_tokens uuid[], p_outcomes text[],
 	p_outputs text[], p_actions text[], p_errors text[], p_reasons text[], p_dead_letters text[], p_delays bigint[],
 	p_waits text[], p_wait_events text[], p_wait_keys text[], p_child_runs text[], p_child_blueprints text[],
@@ -602,7 +624,9 @@ CREATE OR REPLACE FUNCTION flowcraft_commit(
 	p_hook_of int[], p_hook_hashes text[], p_hook_lives bigint[],
 	p_event_of int[], p_event_ids uuid[], p_event_exchanges text[], p_event_keys text[], p_event_bodies text[],
 	p_event_headers text[], p_event_priorities int[],
-	OUT committed int[], OUT repeated int[], OUT refused int[], OUT refusals text[], OUT ended text[], OUT emitted int
+	p_next_tokens uuid[], p_arr_tokens uuid[],
+	OUT committed int[], OUT repeated int[], OUT refused int[], OUT refusals text[], OUT ended text[], OUT emitted int,
+	OUT continued uuid[], OUT joined json
 )
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan
@@ -628,8 +652,12 @@ DECLARE
 	v_wait record;
 	v_kept text;
 	v_emitted int;
+	-- Whether p_worker may claim, and when the committed nodes' own messages were emitted.
+	v_claims boolean := false;
+	v_sent timestamptz[];
 BEGIN
 	committed := '{}'; repeated := '{}'; refused := '{}'; refusals := '{}'; ended := '{}'; emitted := 0;
+	continued := '{}'; joined := '[]';
 
 	-- 0. Waits for events exclude those who send them (`64_send_event.sql`), before any run is locked.
 	IF EXISTS (SELECT FROM unnest(p_wait_events) AS e WHERE e IS NOT NULL) THEN
@@ -755,7 +783,8 @@ BEGIN
 		-- Once more: a sweep may be taking it away at this moment.
 		WHERE n.ctid = g.place AND n.state || '' = 'running' AND n.claim_token = g.token
 		RETURNING g.ix, g.run_id, g.outcome, g.reason, g.delay_ms, g.error,
-			n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, n.due_at, g.blueprint_id, g.traceparent
+			n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, n.due_at, n.emitted_at,
+			g.blueprint_id, g.traceparent
 	), timers AS (
 		-- Retries and the ends of waits come back through the outbox when they are due.
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
@@ -772,8 +801,9 @@ BEGIN
 		array_agg(CASE WHEN f.outcome = 'waiting' THEN 1 ELSE 0 END),
 		array_agg(CASE WHEN f.outcome = 'failed' THEN 1 ELSE 0 END),
 		array_agg(f.reason),
+		array_agg(f.emitted_at),
 		(SELECT count(*) FROM timers)
-	INTO committed, v_runs, v_live, v_waiting, v_failed, v_reasons, emitted
+	INTO committed, v_runs, v_live, v_waiting, v_failed, v_reasons, v_sent, emitted
 	FROM finished f;
 
 	IF cardinality(coalesce(committed, '{}')) + cardinality(refused) < cardinality(p_runs) THEN
@@ -830,34 +860,52 @@ BEGIN
 		END LOOP;
 	END IF;
 
+	IF p_worker IS NOT NULL THEN
+		v_claims := EXISTS (
+			SELECT FROM flowcraft_workers w
+			WHERE w.worker_id = p_worker AND w.dead_at IS NULL AND w.stopped_at IS NULL AND w.lease_until > v_now
+		);
+	END IF;
+
 	-- 4. Nodes that become ready because of a single predecessor, an `any` join or a fallback: whoever asks first
 	--    inserts the row, later ones find it there.
 	IF cardinality(p_next_of) > 0 THEN
-		WITH added AS (
-			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, created_at, emitted_at, input_edge,
-				input_node, input_generation, input_recovers, input, dynamic)
-			SELECT p_runs[x.ix], x.node_id, x.generation, x.recovers, 'ready', v_now, v_now, x.edge,
-				x.input_node, x.input_generation, x.input_recovers, x.input, x.dynamic
+		WITH asked AS (
+			SELECT x.*, s.run_id, s.blueprint_id, s.traceparent,
+				CASE WHEN v_claims AND s.status IN ('running', 'awaiting') THEN x.offered END AS token
 			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_edges,
-				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs, p_next_dynamic)
-				AS x(ix, node_id, generation, recovers, edge, input_node, input_generation, input_recovers, input, dynamic)
+				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs, p_next_dynamic, p_next_tokens)
+				AS x(ix, node_id, generation, recovers, edge, input_node, input_generation, input_recovers, input, dynamic, offered)
+			CROSS JOIN LATERAL (
+				SELECT s.run_id, s.status, s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = p_runs[x.ix] OFFSET 0
+			) AS s
 			WHERE x.ix = ANY (committed)
+		), added AS (
+			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, created_at, emitted_at, input_edge,
+				input_node, input_generation, input_recovers, input, dynamic, worker_id, claim_token, claimed_at)
+			SELECT a.run_id, a.node_id, a.generation, a.recovers, CASE WHEN a.token IS NULL THEN 'ready' ELSE 'running' END, v_now,
+				CASE WHEN a.token IS NULL THEN v_now ELSE v_sent[array_position(committed, a.ix)] END, a.edge,
+				a.input_node, a.input_generation, a.input_recovers, a.input, a.dynamic,
+				CASE WHEN a.token IS NOT NULL THEN p_worker END, a.token, CASE WHEN a.token IS NOT NULL THEN v_now END
+			FROM asked a
 			ON CONFLICT DO NOTHING
-			RETURNING run_id, node_id, generation, recovers
+			RETURNING run_id, node_id, generation, recovers, claim_token
 		), posted AS (
 			INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
 			SELECT a.run_id, a.node_id, a.generation, a.recovers, s.blueprint_id, s.traceparent, v_now
 			FROM added a CROSS JOIN LATERAL (
 				SELECT s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = a.run_id OFFSET 0
 			) AS s
+			WHERE a.claim_token IS NULL
 		), counted AS (
 			SELECT a.run_id, count(*)::int AS live FROM added a GROUP BY a.run_id
 		)
-		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.live), '{}'), coalesce(sum(c.live), 0)
-		INTO v_more_runs, v_more_counts, v_emitted FROM counted c;
+		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.live), '{}'), coalesce(sum(c.live), 0),
+			(SELECT coalesce(array_agg(a.claim_token), '{}') FROM added a WHERE a.claim_token IS NOT NULL)
+		INTO v_more_runs, v_more_counts, v_emitted, continued FROM counted c;
 		v_runs := v_runs || v_more_runs;
 		v_live := v_live || v_more_counts;
-		emitted := emitted + v_emitted;
+		emitted := emitted + v_emitted - cardinality(continued);
 
 		-- A fallback that has failed before, and was set aside for a retry of its node (`66_retry_run.sql`), runs again.
 		IF EXISTS (SELECT FROM unnest(p_next_recovers) AS r WHERE r <> '') THEN
@@ -985,37 +1033,60 @@ BEGIN
 			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations, p_arr_holds) AS x(ix, node_id, generation, holds)
 			WHERE x.ix = ANY (committed) AND x.holds IS NOT NULL
 		), ripening AS (
-			SELECT p_runs[x.ix] AS run_id, x.node_id, x.generation
-			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations) AS x(ix, node_id, generation)
+			SELECT p_runs[x.ix] AS run_id, x.node_id, x.generation, x.ix, x.token
+			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations, p_arr_tokens) AS x(ix, node_id, generation, token)
 			WHERE x.ix = ANY (committed)
-			UNION
-			SELECT n.run_id, n.node_id, n.generation
+			UNION ALL
+			SELECT n.run_id, n.node_id, n.generation, NULL, NULL
 			FROM touched t CROSS JOIN LATERAL (
 				SELECT n.run_id, n.node_id, n.generation, n.state FROM flowcraft_nodes n
 				WHERE n.run_id = t.run_id AND n.node_id = t.node_id OFFSET 0
 			) AS n
 			WHERE n.state = 'pending'
+		), candidates AS (
+			-- One row per join; among the tokens that are offered for it, one counts.
+			SELECT DISTINCT ON (r.run_id, r.node_id, r.generation) r.*
+			FROM ripening r ORDER BY r.run_id, r.node_id, r.generation, r.token
 		), ripe AS (
-			UPDATE flowcraft_nodes n SET state = 'ready', emitted_at = v_now
-			FROM ripening t
+			UPDATE flowcraft_nodes n SET
+				state = CASE WHEN p.token IS NULL THEN 'ready' ELSE 'running' END,
+				emitted_at = CASE WHEN p.token IS NULL THEN v_now ELSE v_sent[array_position(committed, t.ix)] END,
+				worker_id = CASE WHEN p.token IS NULL THEN n.worker_id ELSE p_worker END,
+				claim_token = coalesce(p.token, n.claim_token),
+				claimed_at = CASE WHEN p.token IS NULL THEN n.claimed_at ELSE v_now END
+			FROM candidates t
 			CROSS JOIN LATERAL (
-				SELECT p.ctid AS place FROM flowcraft_nodes p
+				SELECT p.ctid AS place, CASE WHEN v_claims AND s.status IN ('running', 'awaiting') THEN t.token END AS token
+				FROM flowcraft_nodes p, flowcraft_statuses s
 				WHERE p.run_id = t.run_id AND p.node_id = t.node_id AND p.generation = t.generation AND p.recovers = ''
+					AND s.run_id = t.run_id
 				OFFSET 0
 			) AS p
 			WHERE n.ctid = p.place AND n.state || '' = 'pending' AND n.arrived >= n.expected AND n.taken > 0
-			RETURNING n.run_id, n.node_id, n.generation
+			RETURNING n.run_id, n.node_id, n.generation, p.token, n.input, n.input_node, n.input_generation, n.input_recovers
 		), posted AS (
 			INSERT INTO flowcraft_outbox (run_id, node_id, generation, blueprint_id, traceparent, due_at)
 			SELECT r.run_id, r.node_id, r.generation, s.blueprint_id, s.traceparent, v_now
 			FROM ripe r CROSS JOIN LATERAL (
 				SELECT s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = r.run_id OFFSET 0
 			) AS s
+			WHERE r.token IS NULL
 		), counted AS (
-			SELECT r.run_id, count(*)::int AS live FROM ripe r GROUP BY r.run_id
+			SELECT r.run_id, count(*)::int AS live, count(r.token)::int AS claimed FROM ripe r GROUP BY r.run_id
+		), claimed AS (
+			SELECT r.token, r.input IS NOT NULL OR r.input_node IS NOT NULL AS "hasInput",
+				r.input IS NOT NULL AS transformed, coalesce(r.input, source.output) AS input
+			FROM ripe r LEFT JOIN LATERAL (
+				SELECT i.output FROM flowcraft_nodes i
+				WHERE i.run_id = r.run_id AND i.node_id = r.input_node AND i.generation = r.input_generation
+					AND i.recovers = r.input_recovers
+				OFFSET 0
+			) AS source ON true
+			WHERE r.token IS NOT NULL
 		)
-		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.live), '{}'), coalesce(sum(c.live), 0)
-		INTO v_more_runs, v_more_counts, v_emitted FROM counted c;
+		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.live), '{}'), coalesce(sum(c.live - c.claimed), 0),
+			(SELECT coalesce(json_agg(c), '[]') FROM claimed c)
+		INTO v_more_runs, v_more_counts, v_emitted, joined FROM counted c;
 		v_runs := v_runs || v_more_runs;
 		v_live := v_live || v_more_counts;
 		emitted := emitted + v_emitted;

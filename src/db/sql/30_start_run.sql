@@ -47,37 +47,48 @@ BEGIN
 END $$;
 
 -- The hash that a run of p_blueprint gets: of the wanted version, or of the current one. Null if there is none.
+-- PL/pgSQL, as everything that a start calls: a function in SQL is planned anew by each call, which cost a start more than
+-- all that it writes.
 CREATE OR REPLACE FUNCTION flowcraft_resolve_blueprint(p_blueprint text, p_version text) RETURNS text
-LANGUAGE sql STABLE AS $$
-	SELECT CASE
-		WHEN p_version IS NULL THEN (SELECT h.hash FROM flowcraft_blueprint_heads h WHERE h.blueprint_id = p_blueprint)
-		ELSE (
-			SELECT b.hash FROM flowcraft_blueprints b
-			WHERE b.blueprint_id = p_blueprint AND (b.version = p_version OR b.hash = p_version)
-			ORDER BY b.created_at DESC LIMIT 1
-		)
-	END
-$$;
+LANGUAGE plpgsql STABLE
+SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+	IF p_version IS NULL THEN
+		RETURN (SELECT h.hash FROM flowcraft_blueprint_heads h WHERE h.blueprint_id = p_blueprint);
+	END IF;
+	RETURN (
+		SELECT b.hash FROM flowcraft_blueprints b
+		WHERE b.blueprint_id = p_blueprint AND (b.version = p_version OR b.hash = p_version)
+		ORDER BY b.created_at DESC LIMIT 1
+	);
+END $$;
 
--- The current hashes of all blueprints that a run of this one may start as subflows, at any depth.
+-- The current hashes of all blueprints that a run of this one may start as subflows, at any depth. Null: it has none.
 CREATE OR REPLACE FUNCTION flowcraft_pin_subflows(p_blueprint text, p_hash text) RETURNS jsonb
-LANGUAGE sql STABLE AS $$
-	WITH RECURSIVE reached(blueprint_id, hash) AS (
-		SELECT p_blueprint, p_hash
-		UNION
-		SELECT h.blueprint_id, h.hash
-		FROM reached r
-		JOIN flowcraft_blueprints b ON b.blueprint_id = r.blueprint_id AND b.hash = r.hash
-		CROSS JOIN LATERAL unnest(b.subflows) AS named(blueprint_id)
-		-- One that contains itself means this version of itself.
-		JOIN flowcraft_blueprint_heads h ON h.blueprint_id = named.blueprint_id AND h.blueprint_id <> p_blueprint
-	)
-	SELECT jsonb_object_agg(blueprint_id, hash) FROM reached
-	WHERE EXISTS (
-		SELECT FROM flowcraft_blueprints b
-		WHERE b.blueprint_id = p_blueprint AND b.hash = p_hash AND b.subflows <> '{}'
-	)
-$$;
+LANGUAGE plpgsql STABLE
+SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+	IF NOT EXISTS (
+		SELECT FROM flowcraft_blueprints b WHERE b.blueprint_id = p_blueprint AND b.hash = p_hash AND b.subflows <> '{}'
+	) THEN
+		RETURN NULL;
+	END IF;
+	RETURN (
+		WITH RECURSIVE reached(blueprint_id, hash) AS (
+			SELECT p_blueprint, p_hash
+			UNION
+			SELECT h.blueprint_id, h.hash
+			FROM reached r
+			JOIN flowcraft_blueprints b ON b.blueprint_id = r.blueprint_id AND b.hash = r.hash
+			CROSS JOIN LATERAL unnest(b.subflows) AS named(blueprint_id)
+			-- One that contains itself means this version of itself.
+			JOIN flowcraft_blueprint_heads h ON h.blueprint_id = named.blueprint_id AND h.blueprint_id <> p_blueprint
+		)
+		SELECT jsonb_object_agg(blueprint_id, hash) FROM reached
+	);
+END $$;
 
 -- Starts a run: status, context, start nodes and outbox rows, in the caller's transaction or its own.
 -- Outcomes: `started`; `repeated`, this idempotency key began that run; `conflict`, it began a run with another body;

@@ -17,7 +17,7 @@ CREATE OR REPLACE FUNCTION flowcraft_claim(
 ) RETURNS TABLE (
 	ix int, outcome text, token uuid, attempt int, crashes int, unrunnable_ms bigint, wake text, wait text, resume text,
 	has_input boolean, transformed boolean, input text, child_run_id text, child_status text, child_reason text,
-	blueprint_id text, blueprint_hash text, depth int, traceparent text, dynamic text
+	blueprint_id text, blueprint_hash text, depth int, traceparent text, dynamic text, given text
 )
 LANGUAGE plpgsql VOLATILE ROWS 50
 SET plan_cache_mode = force_generic_plan
@@ -44,7 +44,7 @@ BEGIN
 		WHERE w.worker_id = p_worker AND w.dead_at IS NULL AND w.stopped_at IS NULL AND w.lease_until > v_now
 	) THEN
 		RETURN QUERY SELECT i::int, 'no_lease', NULL::uuid, NULL::int, NULL::int, NULL::bigint, NULL, NULL, NULL, NULL::boolean, NULL::boolean, NULL, NULL,
-			NULL, NULL, NULL, NULL, NULL::int, NULL, NULL FROM generate_subscripts(p_runs, 1) AS i;
+			NULL, NULL, NULL, NULL, NULL::int, NULL, NULL, NULL FROM generate_subscripts(p_runs, 1) AS i;
 		RETURN;
 	END IF;
 
@@ -145,7 +145,11 @@ BEGIN
 		n.input IS NOT NULL OR n.input_node IS NOT NULL, n.input IS NOT NULL,
 		coalesce(n.input, source.output),
 		n.child_run_id::text, child.status, child.reason,
-		s.blueprint_id, s.blueprint_hash, s.depth::int, s.traceparent, n.dynamic
+		s.blueprint_id, s.blueprint_hash, s.depth::int, s.traceparent, n.dynamic,
+		-- What a run was started with for a node that no edge leads to.
+		CASE WHEN n.input IS NULL AND n.input_node IS NULL THEN (
+			SELECT c.value FROM flowcraft_contexts c WHERE c.run_id = w.run_id AND c.key = '_inputs.' || w.node_id OFFSET 0
+		) END
 	FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
 	LEFT JOIN LATERAL (
 		SELECT n.* FROM flowcraft_nodes n

@@ -8,6 +8,7 @@ import type { Channel, ConsumeMessage } from 'amqplib'
 import type { ConsumeOptions, Delivery, Subscription } from '../../../src/ports/broker.js'
 import type { Logger } from '../../../src/ports/logger.js'
 import { withJitter } from '../../../src/loop.js'
+import { Acks } from './acks.js'
 import { closeQuietly, openChannel, type Connection } from './connection.js'
 import { ChangeSignal, Deadline, messageOf, withDeadline } from './deadline.js'
 import type { Topology } from './topology.js'
@@ -105,7 +106,7 @@ export class RabbitMqSubscription implements Subscription {
 	 */
 	async #session(onSubscribed: () => void): Promise<string> {
 		const { connection, topology, queue, prefetch, setupTimeoutMs, idleCheckMs } = this.#options
-		const session: Session = { over: undefined, deliveries: 0, unsettled: 0 }
+		const session: Session = { over: undefined, acks: undefined, deliveries: 0, unsettled: 0 }
 		const end = (reason: string) => {
 			session.over ??= reason
 			this.#changed.notify()
@@ -121,11 +122,13 @@ export class RabbitMqSubscription implements Subscription {
 		let consumerTag: string | undefined
 		let watch: NodeJS.Timeout | undefined
 		try {
+			const acks = new Acks(channel)
+			session.acks = acks
 			const subscribe = async () => {
 				// Per consumer: quorum queues refuse a limit for the whole channel.
 				await channel.prefetch(prefetch)
 				return channel.consume(queue, (message) => {
-					if (message !== null) this.#deliver(session, channel, message)
+					if (message !== null) this.#deliver(session, channel, acks, message)
 					else end('cancelled by RabbitMQ, the queue may be gone')
 				})
 			}
@@ -144,6 +147,7 @@ export class RabbitMqSubscription implements Subscription {
 		} finally {
 			clearInterval(watch)
 			const alive = session.over === undefined
+			if (alive) session.acks?.flush()
 			end('the subscription has ended')
 			// Whatever ended it, the queue is worth a look before the next attempt.
 			if (this.#isActive) topology.forget(queue)
@@ -201,11 +205,12 @@ export class RabbitMqSubscription implements Subscription {
 		await withDeadline(leave(), setupTimeoutMs, `leaving ${queue}`).catch(() => closeQuietly(channel))
 	}
 
-	#deliver(session: Session, channel: Channel, message: ConsumeMessage): void {
+	#deliver(session: Session, channel: Channel, acks: Acks, message: ConsumeMessage): void {
 		// Arrived while taking leave: it goes back with the rest.
 		if (session.over !== undefined || !this.#isActive) return
 		session.deliveries += 1
 		session.unsettled += 1
+		acks.delivered(message)
 		let settled = false
 		const settle = (verb: () => void) => {
 			if (settled) return
@@ -218,22 +223,26 @@ export class RabbitMqSubscription implements Subscription {
 				// The channel is just ending: the broker gives the message to somebody again.
 			}
 		}
+		const giveUp = (verb: () => void) => {
+			acks.settled(message)
+			verb()
+		}
 		const { messageId, headers } = message.properties
 		const delivery: Delivery = {
 			messageId: typeof messageId === 'string' ? messageId : undefined,
 			body: message.content.toString('utf8'),
 			headers: toTextHeaders(headers),
 			redelivered: message.fields.redelivered,
-			ack: () => settle(() => channel.ack(message)),
-			requeue: () => settle(() => channel.nack(message, false, true)),
-			reject: () => settle(() => channel.reject(message, false)),
+			ack: () => settle(() => acks.ack(message)),
+			requeue: () => settle(() => giveUp(() => channel.nack(message, false, true))),
+			reject: () => settle(() => giveUp(() => channel.reject(message, false))),
 		}
 		try {
 			this.#options.onDelivery(delivery)
 		} catch (error) {
 			// Let through, it would close the channel. Given back by `reject`, it counts against the delivery limit on
 			// every version of RabbitMQ, so that a message that always throws ends in the dead queue.
-			settle(() => channel.reject(message, true))
+			settle(() => giveUp(() => channel.reject(message, true)))
 			this.#options.logger.error('A consumer threw on a delivery, which it must not', {
 				queue: this.#options.queue,
 				messageId: delivery.messageId,
@@ -246,6 +255,7 @@ export class RabbitMqSubscription implements Subscription {
 interface Session {
 	/** What ended it. */
 	over: string | undefined
+	acks: Acks | undefined
 	/** Handed over since its beginning. */
 	deliveries: number
 	/** Handed over and without a verb. */
