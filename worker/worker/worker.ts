@@ -338,8 +338,11 @@ export function createWorker(options: WorkerOptions): Worker {
 				return undefined
 			}
 			counts[nodeCommit.outcome] += 1
-			// The answer that named the claims was lost.
-			if (outcome === 'repeated') return void (await giveBack(offeredClaim(nodeCommit)))
+			if (outcome === 'repeated') {
+				// The answer that named the claims was lost.
+				await giveBack(offeredClaim(nodeCommit))
+				return undefined
+			}
 			const next = continuedNode(claimed, nodeCommit, continued)
 			if (next !== undefined) counts.continued += 1
 			return next
@@ -348,7 +351,7 @@ export function createWorker(options: WorkerOptions): Worker {
 			// Postgres will never take this: the node fails, permanently, and nobody else with it.
 			logger.error('A commit was refused', { ...fields, error })
 			if (nodeCommit.outcome === 'failed') throw error
-			return await failWith(toError(error))
+			return failWith(toError(error))
 		}
 	}
 
