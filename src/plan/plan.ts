@@ -166,8 +166,7 @@ function planDynamicNodes(
 			throw new Error(
 				`Node '${node.nodeId}' adds nodes to '${gatherId}', which is no node of the blueprint`,
 			)
-		const generation =
-			gatherId === node.nodeId ? node.generation : generationAcross(graph, placeOf(node), gatherId)
+		const generation = gatherGeneration(graph, node, gatherId)
 		gather = {
 			nodeId: gatherId,
 			generation,
@@ -192,6 +191,11 @@ function planDynamicNodes(
 		})),
 		raises: gather === undefined ? [] : [gather],
 	}
+}
+
+/** The generation in which a gather waits for what this node adds. */
+export function gatherGeneration(graph: BlueprintGraph, node: PlannedNode, gatherId: string): string {
+	return gatherId === node.nodeId ? node.generation : generationAcross(graph, placeOf(node), gatherId)
 }
 
 /** As in process: the output names the gather that waits for the added nodes. */

@@ -134,6 +134,15 @@ describe('as the model says', () => {
 			loop(2, loop(2, { type: 'batch', items: 7, chunkSize: 3 })),
 		],
 		[
+			'a batch in chunks that a loop leaves behind at an any join is one of its own in each turn',
+			loop(3, {
+				type: 'parallel',
+				join: 'any',
+				isFed: false,
+				branches: [leaf, { type: 'batch', items: 9, chunkSize: 2 }],
+			}),
+		],
+		[
 			'an all join behind one branch of several never runs, in a loop either, and the run ends',
 			loop(3, { type: 'choice', join: 'all', taken: 1, branches: [leaf, leaf] }),
 		],

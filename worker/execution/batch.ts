@@ -8,13 +8,15 @@ import { contentHash } from '../../src/blueprint/hash.js'
 import type { ClaimedNode } from '../../src/claim/claim.js'
 import type { BufferedContext } from '../../src/context/node-context.js'
 
-/** What the gather needs to make the next chunk. Stored under `_batch.<gather>`. */
+/** What the gather needs to make the next chunk: see `batchKey`. */
 interface Batch {
 	readonly scatterId: string
 	readonly batchId: string
 	readonly workerUsesKey: string
 	readonly chunkSize: number
 	readonly total: number
+	/** The first item of the next chunk. */
+	readonly next: number
 }
 
 export interface Scattered {
@@ -26,12 +28,16 @@ export type Gathered =
 	| { readonly type: 'more'; readonly dynamicNodes: readonly NodeDefinition[] }
 	| { readonly type: 'done'; readonly results: readonly unknown[] }
 
-/** @throws FlowcraftError, fatal, for parameters that make no sense; Error for an input that is no array */
+/**
+ * @param generationOf the generation in which a gather waits for what this node adds
+ * @throws FlowcraftError, fatal, for parameters that make no sense; Error for an input that is no array
+ */
 export async function scatter(
 	node: NodeDefinition,
 	claimed: ClaimedNode,
 	input: unknown,
 	context: BufferedContext,
+	generationOf: (nodeId: string) => string,
 ): Promise<Scattered> {
 	const items: unknown = input ?? []
 	if (!Array.isArray(items)) throw new Error(`Input for batch-scatter node '${node.id}' must be an array.`)
@@ -57,27 +63,37 @@ export async function scatter(
 		)
 	}
 	const batchId = await contentHash(JSON.stringify([claimed.key, claimed.attempt]))
-	const batch: Batch = { scatterId: node.id, batchId, workerUsesKey, chunkSize, total: items.length }
+	const batch: Batch = {
+		scatterId: node.id,
+		batchId,
+		workerUsesKey,
+		chunkSize,
+		total: items.length,
+		next: 0,
+	}
 	for (const [position, item] of items.entries()) await context.set(itemKey(batch, position), item)
-	await context.set(`_batch.${gatherNodeId}`, batch)
-	const dynamicNodes = await nextChunk(batch, gatherNodeId, 0, context)
+	const dynamicNodes = await nextChunk(batch, gatherNodeId, generationOf(gatherNodeId), context)
 	return { output: { gatherNodeId, hasMore: dynamicNodes.length < items.length }, dynamicNodes }
 }
 
 /** The next chunk, or the outputs of all items in the order of the input; an item without an output is left out. */
-export async function gather(node: NodeDefinition, context: BufferedContext): Promise<Gathered> {
-	const batch = (await context.get(`_batch.${node.id}`)) as Batch | undefined
+export async function gather(
+	node: NodeDefinition,
+	{ key: { generation } }: ClaimedNode,
+	context: BufferedContext,
+): Promise<Gathered> {
+	const batch = (await context.get(batchKey(node.id, generation))) as Batch | undefined
 	if (batch === undefined)
 		throw fatal(node, `Batch-gather node '${node.id}' has no batch to gather: no scatter names it.`)
-	const cursor = Number((await context.get(`${batch.scatterId}_currentIndex`)) ?? 0)
-	if (cursor < batch.total)
-		return { type: 'more', dynamicNodes: await nextChunk(batch, node.id, cursor, context) }
+	if (batch.next < batch.total)
+		return { type: 'more', dynamicNodes: await nextChunk(batch, node.id, generation, context) }
 	const workerIds = Array.from({ length: batch.total }, (_, position) => workerId(batch, position))
 	const outputs = await context.pick(workerIds.map((id) => `_outputs.${id}`))
 	const results = workerIds.map((id) => outputs[`_outputs.${id}`]).filter((output) => output !== undefined)
 	const outputKey: unknown = node.params?.['outputKey']
 	await context.set(`${node.id}_allWorkerIds`, workerIds)
 	if (typeof outputKey === 'string') await context.set(outputKey, results)
+	await context.delete(batchKey(node.id, generation))
 	return { type: 'done', results }
 }
 
@@ -85,22 +101,28 @@ export async function gather(node: NodeDefinition, context: BufferedContext): Pr
 async function nextChunk(
 	batch: Batch,
 	gatherId: string,
-	from: number,
+	generation: string,
 	context: BufferedContext,
 ): Promise<NodeDefinition[]> {
-	const to = Math.min(from + batch.chunkSize, batch.total)
+	const to = Math.min(batch.next + batch.chunkSize, batch.total)
 	const nodes: NodeDefinition[] = []
-	for (let position = from; position < to; position++) {
+	for (let position = batch.next; position < to; position++) {
 		nodes.push({
 			id: workerId(batch, position),
 			uses: batch.workerUsesKey,
 			inputs: itemKey(batch, position),
 		})
 	}
+	await context.set(batchKey(gatherId, generation), { ...batch, next: to })
+	// For those who look at them, as in process: they tell of the batch that moved last.
 	await context.set(`${batch.scatterId}_currentIndex`, to)
 	await context.set(`${gatherId}_hasMore`, to < batch.total)
 	return nodes
 }
+
+/** Of each turn its own: behind an `any` join a loop turns while a batch of the turn before still gathers. */
+const batchKey = (gatherId: string, generation: string): string =>
+	generation === '' ? `_batch.${gatherId}` : `_batch.${gatherId}.${generation}`
 
 const workerId = ({ workerUsesKey, batchId }: Batch, position: number): string =>
 	`${workerUsesKey}_${batchId}_${position}`

@@ -18,6 +18,7 @@ import { keysNeededBy } from '../../src/plan/expressions.js'
 import { recoveredBy } from '../../src/plan/node-key.js'
 import {
 	edgesOf,
+	gatherGeneration,
 	type Plan,
 	planCompletion,
 	type PlannedInput,
@@ -233,7 +234,9 @@ async function execute(
 			}
 		case 'batch-scatter': {
 			const input = await resolveInput(node, claimed, context, engine.workflows.codec)
-			const result = await scatter(node, claimed, input, context)
+			const result = await scatter(node, claimed, input, context, (nodeId) =>
+				gatherGeneration(graph, plannedNode(claimed), nodeId),
+			)
 			emit(engine, {
 				type: 'batch:start',
 				payload: {
@@ -245,7 +248,7 @@ async function execute(
 			return { type: 'completed', result, writes: context.written() }
 		}
 		case 'batch-gather': {
-			const gathered = await gather(node, context)
+			const gathered = await gather(node, claimed, context)
 			if (gathered.type === 'more')
 				return { type: 'more', dynamicNodes: gathered.dynamicNodes, writes: context.written() }
 			emit(engine, {
