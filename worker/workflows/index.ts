@@ -4,10 +4,22 @@
  */
 import { createContentModeration } from './content-moderation/content-moderation.js'
 import { documents } from './document-processing/document-processing.js'
+import { createOrder } from './order/order.js'
 import { research } from './research-loop/research-loop.js'
 
 const moderation = createContentModeration(process.env)
+const order = createOrder(process.env)
 
-export const blueprints = { ...moderation.blueprints, ...documents.blueprints, ...research.blueprints }
+export const blueprints = {
+	...moderation.blueprints,
+	...documents.blueprints,
+	...order.blueprints,
+	...research.blueprints,
+}
 
-export const registry = { ...moderation.registry, ...documents.registry, ...research.registry }
+export const registry = {
+	...moderation.registry,
+	...documents.registry,
+	...order.registry,
+	...research.registry,
+}

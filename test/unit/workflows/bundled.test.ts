@@ -28,7 +28,7 @@ describe('the bundled workflows', () => {
 	test('are stored under their own ids', () => {
 		for (const [id, blueprint] of Object.entries(blueprints)) expect(blueprint.id).toBe(id)
 		expect(Object.keys(blueprints)).toEqual(
-			expect.arrayContaining(['content-moderation', 'document-processing', 'research-loop']),
+			expect.arrayContaining(['content-moderation', 'document-processing', 'order', 'research-loop']),
 		)
 	})
 
