@@ -5,6 +5,7 @@ import { commitGuards } from './commits.js'
 import { deliveryGuards } from './delivery.js'
 import { doorGuards } from './doors.js'
 import { joinGuards } from './joins.js'
+import { securityGuards } from './security.js'
 
 export const guards: readonly Guard[] = [
 	...claimGuards,
@@ -12,4 +13,5 @@ export const guards: readonly Guard[] = [
 	...joinGuards,
 	...deliveryGuards,
 	...doorGuards,
+	...securityGuards,
 ]
