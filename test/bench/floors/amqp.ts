@@ -7,7 +7,7 @@ import { freshQueueName } from '../../support/services/index.js'
 const BODY = Buffer.from(
 	JSON.stringify({ runId: '01a205a7-dc91-74a5-bdfe-f2ccc3d04faf', blueprintId: 'chain-3', nodeId: 'n1' }),
 )
-/** Unconfirmed messages at once: more were not faster. */
+/** Unconfirmed messages at once, so that RabbitMQ can confirm many together. */
 const WINDOW = 1_000
 /** For about half a second after its declaration a quorum queue may lack a leader. */
 const ELECTION_MS = 1_000
