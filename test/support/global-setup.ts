@@ -15,7 +15,8 @@ export default async function setUp(project: TestProject): Promise<() => Promise
 	const desk = await openDesk(suite)
 	project.provide('servicesUrl', desk.url)
 	project.onTestsRerun(() => suite.forgetTemplate())
-	await startEarly(suite, project.vitest.state.getPaths())
+	// Those that come after everything else ask in time.
+	if (project.name !== 'systems') await startEarly(suite, project.vitest.state.getPaths())
 	return async () => {
 		await desk.close()
 		await suite.close()
