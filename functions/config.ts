@@ -32,6 +32,8 @@ export interface AppConfig {
 	readonly databasePoolSize: number
 	readonly databaseDeadlineMs: number
 	readonly databaseQueueSize: number
+	/** False behind a pooler in transaction mode. */
+	readonly databasePrepare: boolean
 	readonly apiKeys: readonly ApiKey[]
 	readonly jwt?: JwtOptions
 	readonly callerLimit?: RateLimit
@@ -105,6 +107,10 @@ const appVariables = z.object({
 	DATABASE_POOL_SIZE: wholeNumber(1, 1000, 10),
 	DATABASE_DEADLINE_MS: wholeNumber(1, 600_000, DEFAULT_DATABASE_DEADLINE_MS),
 	DATABASE_QUEUE_SIZE: wholeNumber(0, 1_000_000, DEFAULT_DATABASE_QUEUE_SIZE),
+	DATABASE_PREPARE: z
+		.enum(['true', 'false'], 'must be true or false')
+		.default('true')
+		.transform((text) => text === 'true'),
 	API_KEYS: apiKeys,
 	...jwtVariables,
 	RATE_LIMIT_PER_CALLER: rateLimit.optional(),
@@ -135,6 +141,28 @@ export function readAppConfig(env: Environment): AppConfig {
 	return appConfigOf(readEnvironment(env, appVariables, tokenFaults(env)))
 }
 
+/**
+ * For hosts that everybody can reach: refuses to be without API keys or an issuer of tokens.
+ *
+ * @param poolSize connections at most, where the environment does not say
+ * @throws EnvironmentError
+ */
+export function readHostConfig(env: Environment, poolSize: number): AppConfig {
+	const variables = readEnvironment(
+		{ ...env, DATABASE_POOL_SIZE: env['DATABASE_POOL_SIZE'] || String(poolSize) },
+		appVariables,
+		[
+			...tokenFaults(env),
+			...(isOpen(env)
+				? [
+						'API_KEYS is not set, but others can reach this host: set API_KEYS=name:secret (or JWT_JWKS_URL)',
+					]
+				: []),
+		],
+	)
+	return appConfigOf(variables)
+}
+
 /** Refuses to be reachable from elsewhere without API keys or an issuer of tokens. @throws EnvironmentError */
 export function readServerConfig(env: Environment): ServerConfig {
 	const variables = readEnvironment(env, serverVariables, [...tokenFaults(env), ...exposureFaults(env)])
@@ -153,12 +181,13 @@ function tokenFaults(env: Environment): string[] {
 		.map((name) => `${name} is not set, but ${first} is: tokens need all of ${needed.join(', ')}`)
 }
 
-function exposureFaults({
-	HOST: host = '',
-	API_KEYS: keys = '',
-	JWT_JWKS_URL: jwksUrl = '',
-}: Environment): string[] {
-	if (keys.replaceAll(/[\s,]/g, '') !== '' || jwksUrl !== '' || host === '' || isLoopback(host)) return []
+/** Whether everybody who reaches it may do everything. */
+const isOpen = ({ API_KEYS: keys = '', JWT_JWKS_URL: jwksUrl = '' }: Environment): boolean =>
+	keys.replaceAll(/[\s,]/g, '') === '' && jwksUrl === ''
+
+function exposureFaults(env: Environment): string[] {
+	const { HOST: host = '' } = env
+	if (!isOpen(env) || host === '' || isLoopback(host)) return []
 	return [
 		`API_KEYS is not set, but HOST is '${host}', where others can reach it: set API_KEYS=name:secret (or JWT_JWKS_URL), or HOST=127.0.0.1`,
 	]
@@ -173,6 +202,7 @@ function appConfigOf(variables: z.output<typeof appVariables>): AppConfig {
 		databasePoolSize: variables.DATABASE_POOL_SIZE,
 		databaseDeadlineMs: variables.DATABASE_DEADLINE_MS,
 		databaseQueueSize: variables.DATABASE_QUEUE_SIZE,
+		databasePrepare: variables.DATABASE_PREPARE,
 		apiKeys: variables.API_KEYS,
 		...(jwt === undefined ? {} : { jwt }),
 		...given('callerLimit', variables.RATE_LIMIT_PER_CALLER),

@@ -1,7 +1,7 @@
 /** The database as requests see it: opened as the host needs it, and no statement hangs its caller. */
 import type { Database } from '../src/db/client.js'
-import { withDeadline } from '../src/db/errors.js'
-import type { Executor } from '../src/db/query.js'
+import { recognizable, withDeadline } from '../src/db/errors.js'
+import { type Executor, inOneRoundTrip } from '../src/db/query.js'
 import { StatementGate } from './statement-gate.js'
 
 /**
@@ -60,7 +60,10 @@ function limited({ sql }: Database, run: RunStatement): Executor {
 		get(target, property) {
 			const member: unknown = Reflect.get(target, property)
 			if (property !== 'unsafe') return member
-			return (...args: Parameters<typeof sql.unsafe>) => run(() => target.unsafe(...args))
+			return (...args: Parameters<typeof sql.unsafe>) =>
+				run(() => inOneRoundTrip(target.unsafe(...args))).catch((error: unknown) => {
+					throw recognizable(error)
+				})
 		},
 	})
 }

@@ -1,6 +1,7 @@
 /** Serving an app on a port with Node, until it is told to stop. */
 import { createAdaptorServer } from '@hono/node-server'
 import type { App, HostBindings } from './endpoint.js'
+import { GRACE_MS, urlOf } from './hosts/fetch-host.js'
 
 export interface ServeOptions {
 	readonly app: App
@@ -33,7 +34,7 @@ export async function serveFunctions({
 	app,
 	host,
 	port,
-	graceMs = 10_000,
+	graceMs = GRACE_MS,
 }: ServeOptions): Promise<FunctionsServer> {
 	const stopping = new AbortController()
 	const server = createAdaptorServer({
@@ -64,7 +65,7 @@ export async function serveFunctions({
 		clearTimeout(late)
 	}
 	return {
-		url: `http://${host.includes(':') && !host.startsWith('[') ? `[${host}]` : host}:${address.port}`,
+		url: urlOf(host, address.port),
 		port: address.port,
 		stop: () => (stopped ??= stop()),
 	}

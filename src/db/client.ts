@@ -7,7 +7,10 @@ export interface DatabaseOptions {
 	readonly max?: number
 	/** Shown in `pg_stat_activity`. Default `flowcraft`. */
 	readonly applicationName?: string
-	/** The server cancels a statement after so long, in ms. Default 30000. */
+	/**
+	 * The server cancels a statement after so long, in ms. Default 30000. 0: whatever the server is set to; for poolers,
+	 * most of which refuse connections that come with a setting.
+	 */
 	readonly statementTimeoutMs?: number
 	/** Give up connecting after so long, in ms. Default 10000. */
 	readonly connectTimeoutMs?: number

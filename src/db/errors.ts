@@ -30,7 +30,7 @@ const UNAVAILABLE_CODES = new Set([
 
 /** Sorts an error by what its receiver has to do. Wrapped errors (`cause`, as Drizzle does) are looked into. */
 export function classifyDatabaseError(error: unknown): DatabaseFailure {
-	if (error instanceof DeadlineError) return 'unavailable'
+	if (error instanceof DeadlineError || error instanceof ConnectionError) return 'unavailable'
 	const code = codeOf(error)
 	if (code === undefined) return 'defect'
 	if (UNAVAILABLE_CODES.has(code)) return 'unavailable'
@@ -61,6 +61,23 @@ export class DeadlineError extends Error {
 		super(`${what} took longer than ${ms} ms`)
 		this.name = 'DeadlineError'
 	}
+}
+
+/** The host's socket failed. Whether the statement happened is unknown. */
+class ConnectionError extends Error {
+	constructor(cause: Error) {
+		super(cause.message, { cause })
+		this.name = 'ConnectionError'
+	}
+}
+
+/**
+ * What a statement on the driver was rejected with, as an error that can be told from others. Postgres, postgres.js and
+ * Node's sockets give their errors a code; those of Cloudflare's sockets have a message only.
+ */
+export function recognizable(error: unknown): unknown {
+	const isOfSocket = error instanceof Error && error.constructor === Error && !('code' in error)
+	return isOfSocket ? new ConnectionError(error) : error
 }
 
 /** Rejects with a `DeadlineError` when `promise` takes longer than `ms`: no statement may hang its caller. */

@@ -32,7 +32,20 @@ export async function query<T extends Row>(
 	parameters: readonly Parameter[] = [],
 ): Promise<T[]> {
 	if (isDrizzle(executor)) return [...(await executor.execute(toDrizzle(text, parameters)))] as T[]
-	return [...(await executor.unsafe<T[]>(text, [...parameters], { prepare: true }))]
+	return [...(await inOneRoundTrip(executor.unsafe<T[]>(text, [...parameters], { prepare: true })))]
+}
+
+/**
+ * postgres.js first asks for the types of a statement's parameters and sends their values when it has the answer: one
+ * more round trip for each statement that is new to a connection, which is every one where connections live for a
+ * request, and every one that is not prepared. Our parameters are text whatever the answer, so both are sent at once.
+ */
+export function inOneRoundTrip<P extends PromiseLike<unknown>>(pending: P): P {
+	return Object.defineProperty(pending, 'describeFirst', {
+		get: () => false,
+		set() {},
+		configurable: true,
+	})
 }
 
 function isDrizzle(executor: Executor): executor is DrizzleExecutor {

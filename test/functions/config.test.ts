@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { DEFAULT_REDACT_KEYS } from '../../src/redaction.js'
-import { readAppConfig, readServerConfig } from '../../functions/config.js'
+import { readAppConfig, readHostConfig, readServerConfig } from '../../functions/config.js'
 import { type Environment, EnvironmentError } from '../../src/environment.js'
 
 const DATABASE_URL = 'postgres://u:p@db/x'
@@ -21,6 +21,7 @@ test('needs nothing but the database', () => {
 		databasePoolSize: 10,
 		databaseDeadlineMs: 10_000,
 		databaseQueueSize: 1000,
+		databasePrepare: true,
 		apiKeys: [],
 		maxRequests: 5000,
 		corsOrigins: [],
@@ -48,6 +49,7 @@ test('all faults are told together, each with the name of its variable', () => {
 		BODY_LIMIT_BYTES: '1MB',
 		DATABASE_POOL_SIZE: '0',
 		DATABASE_DEADLINE_MS: '-1',
+		DATABASE_PREPARE: 'no',
 		LOG_LEVEL: 'loud',
 		PUBLIC_URL: 'example.com',
 	})
@@ -56,6 +58,7 @@ test('all faults are told together, each with the name of its variable', () => {
 		'BODY_LIMIT_BYTES',
 		'DATABASE_DEADLINE_MS',
 		'DATABASE_POOL_SIZE',
+		'DATABASE_PREPARE',
 		'DATABASE_URL',
 		'HOST',
 		'LOG_LEVEL',
@@ -162,4 +165,18 @@ test('hosts that listen on no port need no HOST and PORT', () => {
 	).toMatchObject({
 		publicUrl: 'https://flows.example.com',
 	})
+})
+
+test('a host that everybody can reach is not served without API keys', () => {
+	for (const API_KEYS of [undefined, ''])
+		expect(() => readHostConfig({ DATABASE_URL, API_KEYS }, 1)).toThrow(/^ {2}API_KEYS is not set/m)
+	expect(readHostConfig({ DATABASE_URL, API_KEYS: 'ci:0123456789abcdef' }, 1)).toMatchObject({
+		databasePoolSize: 1,
+	})
+})
+
+test('the environment says how many connections a host may have, if it says so', () => {
+	const env = { DATABASE_URL, API_KEYS: 'ci:0123456789abcdef', DATABASE_POOL_SIZE: '7' }
+	expect(readHostConfig(env, 1).databasePoolSize).toBe(7)
+	expect(readHostConfig({ ...env, DATABASE_POOL_SIZE: '' }, 2).databasePoolSize).toBe(2)
 })

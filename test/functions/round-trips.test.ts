@@ -1,10 +1,12 @@
-import { connect, createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { createApp } from '../../functions/app.js'
+import { connectionOptions } from '../../functions/hosts/setup.js'
+import { readAppConfig } from '../../functions/config.js'
 import { createDatabase } from '../../src/db/client.js'
 import { freshDatabase, type FreshDatabase } from '../support/services/index.js'
-import { ask, IDLE_BLUEPRINT } from './api.js'
+import { type Answer, ask, IDLE_BLUEPRINT } from './api.js'
+import { type CountingProxy, startCountingProxy } from './counting-proxy.js'
+import { HOSTS } from './hosts/hosts.js'
 
 let fresh: FreshDatabase
 beforeAll(async () => {
@@ -12,122 +14,121 @@ beforeAll(async () => {
 })
 afterAll(() => fresh.drop())
 
-interface Counted {
-	readonly url: string
-	/** How often the client has spoken since the server last did. */
-	roundTrips: number
-	/** Statements executed: messages of the types Query and Execute. */
-	statements: number
-	close(): void
+type Ask = (method: string, path: string, body?: unknown, headers?: Record<string, string>) => Promise<Answer>
+
+/** Every operation that touches the database, in an order in which each finds what it needs. */
+function operationsOf(send: Ask): Record<string, () => Promise<Answer>> {
+	let runId = ''
+	const deadLetter = (): string => btoa(JSON.stringify([runId, 'x', '', '']))
+	return {
+		'PUT /blueprints/:id': () => send('PUT', '/blueprints/idle', IDLE_BLUEPRINT),
+		'GET /blueprints': () => send('GET', '/blueprints'),
+		'GET /blueprints/:id': () => send('GET', '/blueprints/idle'),
+		'POST /runs': async () => {
+			const body = { blueprint: 'idle', input: { a: 1, b: 2 }, tags: ['x'] }
+			const started = await send('POST', '/runs', body, { 'idempotency-key': crypto.randomUUID() })
+			runId = started.body.runId
+			return started
+		},
+		'GET /runs/:id': () => send('GET', `/runs/${runId}`),
+		'GET /runs': () => send('GET', '/runs?status=running&tag=x'),
+		'GET /runs/:id/nodes': () => send('GET', `/runs/${runId}/nodes?include=output`),
+		'GET /runs/:id/events': () => send('GET', `/runs/${runId}/events`),
+		'POST /runs/:id/pause': () => send('POST', `/runs/${runId}/pause`),
+		'POST /runs/:id/unpause': () => send('POST', `/runs/${runId}/unpause`),
+		'POST /runs/:id/retry': () => send('POST', `/runs/${runId}/retry`),
+		'POST /runs/:id/resume': () => send('POST', `/runs/${runId}/resume`, { output: 1 }),
+		'POST /runs/:id/cancel': () => send('POST', `/runs/${runId}/cancel`),
+		'POST /events/:name': () => send('POST', '/events/paid', { payload: 1 }),
+		'POST /webhooks/:token': () => send('POST', `/webhooks/${'A'.repeat(43)}`, { paid: true }),
+		'GET /dead-letters': () => send('GET', '/dead-letters'),
+		'POST /dead-letters/:id/replay': () => send('POST', `/dead-letters/${deadLetter()}/replay`),
+		'POST /dead-letters/:id/discard': () => send('POST', `/dead-letters/${deadLetter()}/discard`),
+		'GET /workers': () => send('GET', '/workers'),
+		'GET /readyz': () => send('GET', '/readyz'),
+	}
 }
 
-/** A proxy that reads along: what the client sends after an answer begins another round trip. */
-async function countingProxy(target: string): Promise<Counted> {
-	const { hostname, port } = new URL(target)
-	const counted = { roundTrips: 0, statements: 0 }
-	const server = createServer((client) => {
-		const upstream = connect(Number(port), hostname)
-		let answered = true
-		let started = false
-		let rest = Buffer.alloc(0)
-		client.on('data', (chunk: Buffer) => {
-			if (answered) counted.roundTrips += 1
-			answered = false
-			rest = Buffer.concat([rest, chunk])
-			for (;;) {
-				// Only the first message has no type.
-				const typeLength = started ? 1 : 0
-				if (rest.length < typeLength + 4) break
-				const length = typeLength + rest.readInt32BE(typeLength)
-				if (rest.length < length) break
-				const type = started ? String.fromCharCode(rest[0] ?? 0) : 'startup'
-				started = true
-				if (type === 'Q' || type === 'E') counted.statements += 1
-				rest = rest.subarray(length)
-			}
-			upstream.write(chunk)
-		})
-		upstream.on('data', (chunk) => {
-			answered = true
-			client.write(chunk)
-		})
-		for (const socket of [client, upstream]) {
-			socket.on('error', () => {})
-			socket.on('close', () => {
-				client.destroy()
-				upstream.destroy()
-			})
-		}
-	})
-	await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-	const url = new URL(target)
-	url.host = `127.0.0.1:${(server.address() as AddressInfo).port}`
-	return Object.assign(counted, { url: url.href, close: () => void server.close() })
+interface Cost {
+	readonly status: number
+	readonly connections: number
+	readonly roundTrips: number
+	readonly statements: number
+}
+
+async function costsOf(proxy: CountingProxy, send: Ask): Promise<Record<string, Cost>> {
+	const costs: Record<string, Cost> = {}
+	for (const [name, operation] of Object.entries(operationsOf(send))) {
+		proxy.reset()
+		const { status } = await operation()
+		const { connections, roundTrips, statements } = proxy
+		costs[name] = { status, connections, roundTrips, statements }
+	}
+	return costs
+}
+
+function expectOneRoundTripEach(title: string, costs: Record<string, Cost>, connections: number): void {
+	console.log(title)
+	console.table(costs)
+	for (const [name, cost] of Object.entries(costs))
+		expect([name, cost]).toEqual([name, { ...cost, connections, roundTrips: 1, statements: 1 }])
+	expect(costs['POST /runs']?.status).toBe(202)
+}
+
+async function openProxy(): Promise<CountingProxy> {
+	const proxy = await startCountingProxy(fresh.url)
+	onTestFinished(() => proxy.close())
+	return proxy
+}
+
+/** Asks an app in this process, whose pool has one connection, as the environment has it made. */
+async function appBehind(proxy: CountingProxy, env: Record<string, string> = {}): Promise<Ask> {
+	const config = readAppConfig({ DATABASE_URL: proxy.url, DATABASE_POOL_SIZE: '1', ...env })
+	const database = createDatabase(config.databaseUrl, connectionOptions(config))
+	onTestFinished(() => database.close())
+	const app = createApp({ db: database })
+	// Connected.
+	await ask(app, 'GET', '/readyz')
+	return (method, path, body, headers = {}) => ask(app, method, path, { body, headers })
 }
 
 test('each operation costs one round trip to the database, a start with a key and an input included', async () => {
-	const proxy = await countingProxy(fresh.url)
-	const database = createDatabase(proxy.url, { max: 1 })
-	try {
-		const app = createApp({ db: database })
-		let runId = ''
-		const operations: Record<string, () => Promise<number>> = {
-			'PUT /blueprints/:id': async () =>
-				(await ask(app, 'PUT', '/blueprints/idle', { body: IDLE_BLUEPRINT })).status,
-			'GET /blueprints': async () => (await ask(app, 'GET', '/blueprints')).status,
-			'GET /blueprints/:id': async () => (await ask(app, 'GET', '/blueprints/idle')).status,
-			'POST /runs': async () => {
-				const started = await ask(app, 'POST', '/runs', {
-					body: { blueprint: 'idle', input: { a: 1, b: 2 }, tags: ['x'] },
-					headers: { 'idempotency-key': crypto.randomUUID() },
-				})
-				runId = started.body.runId
-				return started.status
-			},
-			'GET /runs/:id': async () => (await ask(app, 'GET', `/runs/${runId}`)).status,
-			'GET /runs': async () => (await ask(app, 'GET', '/runs?status=running&tag=x')).status,
-			'GET /runs/:id/nodes': async () =>
-				(await ask(app, 'GET', `/runs/${runId}/nodes?include=output`)).status,
-			'GET /runs/:id/events': async () => (await ask(app, 'GET', `/runs/${runId}/events`)).status,
-			'POST /runs/:id/pause': async () => (await ask(app, 'POST', `/runs/${runId}/pause`)).status,
-			'POST /runs/:id/unpause': async () => (await ask(app, 'POST', `/runs/${runId}/unpause`)).status,
-			'POST /runs/:id/retry': async () => (await ask(app, 'POST', `/runs/${runId}/retry`)).status,
-			'POST /runs/:id/cancel': async () => (await ask(app, 'POST', `/runs/${runId}/cancel`)).status,
-			'POST /events/:name': async () =>
-				(await ask(app, 'POST', '/events/paid', { body: { payload: 1 } })).status,
-			'POST /webhooks/:token': async () =>
-				(await ask(app, 'POST', `/webhooks/${'A'.repeat(43)}`, { body: { paid: true } })).status,
-			'GET /dead-letters': async () => (await ask(app, 'GET', '/dead-letters')).status,
-			'POST /dead-letters/:id/replay': async () =>
-				(await ask(app, 'POST', `/dead-letters/${btoa(JSON.stringify([runId, 'x', '', '']))}/replay`))
-					.status,
-			'POST /dead-letters/:id/discard': async () =>
-				(
-					await ask(
-						app,
-						'POST',
-						`/dead-letters/${btoa(JSON.stringify([runId, 'x', '', '']))}/discard`,
-					)
-				).status,
-			'GET /workers': async () => (await ask(app, 'GET', '/workers')).status,
-			'GET /readyz': async () => (await ask(app, 'GET', '/readyz')).status,
-		}
-		// The first time on a connection, a statement is prepared too.
-		for (const operation of Object.values(operations)) await operation()
+	const proxy = await openProxy()
+	const send = await appBehind(proxy)
+	expectOneRoundTripEach('On a connection that knows no statement yet:', await costsOf(proxy, send), 0)
+	expectOneRoundTripEach('On a connection that knows them:', await costsOf(proxy, send), 0)
+	expect(proxy.named).toBe(0)
+})
 
-		const costs: Record<string, { status: number; roundTrips: number; statements: number }> = {}
-		for (const [name, operation] of Object.entries(operations)) {
-			proxy.roundTrips = 0
-			proxy.statements = 0
-			const status = await operation()
-			costs[name] = { status, roundTrips: proxy.roundTrips, statements: proxy.statements }
-		}
-		console.table(costs)
-		for (const [name, cost] of Object.entries(costs))
-			expect([name, cost]).toEqual([name, { ...cost, roundTrips: 1, statements: 1 }])
-		expect(costs['POST /runs']?.status).toBe(202)
-	} finally {
-		await database.close()
-		proxy.close()
+test('behind a pooler in transaction mode too, where nothing outlasts a statement and nothing comes with a connection', async () => {
+	const proxy = await openProxy()
+	const send = await appBehind(proxy, { DATABASE_PREPARE: 'false' })
+	await send('PUT', '/blueprints/idle', IDLE_BLUEPRINT)
+	expectOneRoundTripEach('With DATABASE_PREPARE=false:', await costsOf(proxy, send), 0)
+	expect([...proxy.settings].filter((name) => name !== '').sort()).toEqual([
+		'application_name',
+		'client_encoding',
+		'database',
+		'user',
+	])
+	expect(proxy.named).toBe(0)
+})
+
+test('on Cloudflare Workers each request costs a connection, and then one round trip', async () => {
+	const host = HOSTS.find(({ name }) => name === 'Cloudflare Workers')
+	const proxy = await openProxy()
+	const secret = 'worker-0123456789abcdef'
+	const running = await host?.start({ DATABASE_URL: proxy.url, API_KEYS: `all:${secret}` })
+	if (running === undefined) throw new Error('There is no such host')
+	onTestFinished(() => running.process.kill())
+	const send: Ask = async (method, path, body, headers = {}) => {
+		const response = await fetch(`${running.url}${path}`, {
+			method,
+			headers: { 'x-api-key': secret, 'content-type': 'application/json', ...headers },
+			...(body === undefined ? {} : { body: JSON.stringify(body) }),
+		})
+		const text = await response.text()
+		return { status: response.status, headers: response.headers, text, body: JSON.parse(text) }
 	}
+	expectOneRoundTripEach('On Cloudflare Workers:', await costsOf(proxy, send), 1)
 })
