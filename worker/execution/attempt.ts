@@ -32,10 +32,15 @@ export async function runAttempt(input: AttemptInput): Promise<NodeResult> {
 	const timeoutMs = input.node.config?.timeout
 	let { signal } = input
 	let timer: NodeJS.Timeout | undefined
+	let passOn: (() => void) | undefined
 	if (timeoutMs !== undefined && timeoutMs > 0) {
+		// Not `AbortSignal.any`: Node 20 keeps such a signal for ever once somebody listens to it, and nodes do.
 		const timeout = new AbortController()
 		timer = setTimeout(() => timeout.abort(new NodeTimeoutError(timeoutMs)), timeoutMs)
-		signal = AbortSignal.any([signal, timeout.signal])
+		passOn = () => timeout.abort(input.signal.reason)
+		input.signal.addEventListener('abort', passOn, { once: true })
+		if (input.signal.aborted) passOn()
+		signal = timeout.signal
 	}
 	try {
 		signal.throwIfAborted()
@@ -50,6 +55,7 @@ export async function runAttempt(input: AttemptInput): Promise<NodeResult> {
 		throw error
 	} finally {
 		clearTimeout(timer)
+		if (passOn !== undefined) input.signal.removeEventListener('abort', passOn)
 	}
 }
 
