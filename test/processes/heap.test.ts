@@ -15,7 +15,7 @@ import { waitFor } from '../support/wait-for.js'
 const NODES = testSize('HEAP_NODES', { small: 3_000, full: 100_000 })
 const WARM_UP_NODES = testSize('HEAP_WARM_UP_NODES', { small: 2_000, full: 20_000 })
 /** Of the first sample. Little is warm after a short warm-up: code is still being compiled, caches fill. */
-const TOLERANCE = isFull ? 0.1 : 0.25
+const TOLERANCE = isFull ? 0.1 : 0.15
 const SAMPLES = isFull ? 10 : 3
 /** Failures and their retries, joins, chains and batches. */
 const WORKLOADS = ['fan-out-100', 'chain-10', 'batch-50', 'chain-3-flaky']

@@ -38,7 +38,7 @@ async function main(): Promise<number> {
 			seed,
 			durationMs: minutes * 60_000,
 			maxLiveRuns: 150,
-			maxPauseMs: 5_000,
+			maxPauseMs: 7_000,
 			onProgress: console.log,
 		})
 		console.log(verdictTable(verdict))

@@ -27,7 +27,11 @@ export interface SoakOptions {
 
 const RUNS_AT_ONCE = 15
 /** All that runs can do, wide joins and events included. */
-const KINDS = [...mixed.map(({ blueprint }) => blueprint.id), 'lab-event', 'lab-wide', 'lab-wide']
+const KINDS = [
+	...mixed.map(({ blueprint }) => blueprint.id),
+	'lab-event',
+	...Array.from({ length: 6 }, () => 'lab-wide'),
+]
 const FINISH_DEADLINE_MS = 300_000
 const PROGRESS_EVERY_MS = 15_000
 /** Of all accepted runs; those of blueprints that fail are about one in fifteen. */

@@ -184,23 +184,6 @@ export const deliveryGuards: readonly Guard[] = [
 		],
 	},
 	{
-		name: 'old-delivery-settles-nothing',
-		keeps: "a delivery that was given back already settles somebody else's message",
-		edits: [
-			{
-				file: 'worker/broker/rabbitmq/subscription.ts',
-				find: 'if (session.over !== undefined) return\n\t\t\ttry {',
-				replace: 'try {',
-			},
-		],
-		noticedBy: [
-			[
-				'test/broker/broker.test.ts',
-				'ignores what is settled too late, so that it settles nothing else',
-			],
-		],
-	},
-	{
 		name: 'settled-once',
 		keeps: 'a delivery that is settled twice closes the channel under all others',
 		edits: [
