@@ -442,6 +442,30 @@ describe('batches', () => {
 		expect(await core.violations()).toEqual([])
 	})
 
+	test('a lost commit publishes no event, whatever else is in its batch', async () => {
+		const [runId, other] = [await core.start('one'), await core.start('one')]
+		const publishing = async (id: string): Promise<NodeCommit> => ({
+			...core.completed(await core.claimed(worker, id, 'a')),
+			events: [
+				{
+					messageId: crypto.randomUUID(),
+					exchange: 'shop',
+					routingKey: 'paid',
+					body: '1',
+					headers: {},
+				},
+			],
+		})
+		const zombie = { ...(await publishing(runId)), token: crypto.randomUUID() }
+		expect(await core.commit(zombie, await publishing(other))).toEqual(['lost', 'committed'])
+		const events = await core.rows(
+			`delete from flowcraft_outbox where kind = 'event' and run_id in ($1, $2) returning run_id`,
+			runId,
+			other,
+		)
+		expect(events).toEqual([{ run_id: other }])
+	})
+
 	test('nodes of one run are counted together: the last ones end it', async () => {
 		await core.register(
 			flow('wide', [], Object.fromEntries(Array.from({ length: 20 }, (_, n) => [`n${n}`, {}]))),

@@ -97,6 +97,18 @@ export const commitGuards: readonly Guard[] = [
 		noticedBy: [[COMMIT_TESTS, 'a lost commit starts no child run, whatever else is in its batch']],
 	},
 	{
+		name: 'event-fence',
+		keeps: 'a lost commit publishes what its node had to tell',
+		edits: [
+			{
+				file: COMMIT,
+				find: 'WHERE x.ix = ANY (committed)\n\t\tORDER BY x.ord;\n\t\tGET DIAGNOSTICS',
+				replace: 'ORDER BY x.ord;\n\t\tGET DIAGNOSTICS',
+			},
+		],
+		noticedBy: [[COMMIT_TESTS, 'a lost commit publishes no event, whatever else is in its batch']],
+	},
+	{
 		name: 'repeated-commit',
 		keeps: 'a commit whose answer was lost counts as a lost claim when it is asked again',
 		edits: [
@@ -233,6 +245,23 @@ export const commitGuards: readonly Guard[] = [
 			[
 				COMMIT_TESTS,
 				'a cancel of the outermost run cancels its descendants at any depth, and nothing else',
+			],
+		],
+	},
+	{
+		name: 'cancel-keeps-events',
+		keeps: 'a cancel takes back what a node has told the world in its commit',
+		edits: [
+			{
+				file: 'src/db/sql/60_cancel_run.sql',
+				find: "o.run_id = ANY (cancelled) AND o.kind <> 'event'",
+				replace: 'o.run_id = ANY (cancelled)',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/business-events.test.ts',
+				'stays when its run is cancelled after its node has committed',
 			],
 		],
 	},

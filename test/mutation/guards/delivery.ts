@@ -45,6 +45,19 @@ export const deliveryGuards: readonly Guard[] = [
 		noticedBy: [[OUTBOX_TESTS, 'a row is not taken before it is due']],
 	},
 	{
+		name: 'events-have-their-own-way',
+		keeps: "an exchange of the user's that is missing keeps jobs waiting",
+		edits: [
+			{ file: RELAY, find: "(o.kind = 'event') = p_events", replace: '(p_events OR NOT p_events)' },
+		],
+		noticedBy: [
+			[
+				'test/engine/business-events.test.ts',
+				'an exchange that gives no verdict keeps the jobs waiting no longer than its own events',
+			],
+		],
+	},
+	{
 		name: 'relay-settle-token',
 		keeps: 'a relay that comes too late deletes a row which another one has in hand',
 		edits: [
