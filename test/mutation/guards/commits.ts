@@ -61,8 +61,8 @@ export const commitGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: COMMIT,
-				find: 'WHERE x.ix = ANY (committed)\n\t\t\tON CONFLICT DO NOTHING\n\t\t\tRETURNING run_id, node_id, generation, recovers',
-				replace: 'ON CONFLICT DO NOTHING\n\t\t\tRETURNING run_id, node_id, generation, recovers',
+				find: 'WHERE x.ix = ANY (committed)\n\t\t), added AS (',
+				replace: '), added AS (',
 			},
 		],
 		noticedBy: [

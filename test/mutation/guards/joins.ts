@@ -85,9 +85,9 @@ export const joinGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: COMMIT,
-				find: 'WHERE x.ix = ANY (committed)\n\t\t\tON CONFLICT DO NOTHING\n\t\t\tRETURNING run_id, node_id, generation, recovers',
+				find: 'FROM asked a\n\t\t\tON CONFLICT DO NOTHING',
 				replace:
-					"WHERE x.ix = ANY (committed)\n\t\t\tON CONFLICT (run_id, node_id, generation, recovers) DO UPDATE SET state = 'ready'\n\t\t\tRETURNING run_id, node_id, generation, recovers",
+					"FROM asked a\n\t\t\tON CONFLICT (run_id, node_id, generation, recovers) DO UPDATE SET state = 'ready'",
 			},
 		],
 		noticedBy: [[JOIN_TESTS, 'an any-join that has run is not run again by those who come later']],
