@@ -2024,6 +2024,15 @@ END $$;
 -- The sweep's writes. None of them looks at a run's `updated_at` to judge a stall: a node is taken up again because
 -- its worker is dead or its message is lost, never because it takes long.
 
+-- How long a node rests that has just lost a worker, p_crashes before this one: not at all the first time, since what
+-- happened was most likely not its doing; then a random while that grows. A node that kills its workers takes all down
+-- that run beside it, each time, and whoever came back together with it would again be there: each on its own, only the
+-- one at fault gets to its last crash.
+CREATE OR REPLACE FUNCTION flowcraft_crash_rest(p_crashes int) RETURNS interval
+LANGUAGE sql VOLATILE AS $$
+	SELECT CASE WHEN p_crashes > 0 THEN random() * 2 ^ least(p_crashes - 1, 3) * interval '1 second' END
+$$;
+
 -- Declares workers dead whose lease has passed, and makes the nodes that dead or stopped workers still hold ready
 -- again. Rows that somebody else is changing right now are left for the next sweep.
 CREATE OR REPLACE FUNCTION flowcraft_sweep_workers(p_limit int, OUT buried int, OUT recovered int)
@@ -2047,7 +2056,7 @@ BEGIN
 	SELECT count(*) INTO buried FROM dead;
 
 	WITH held AS (
-		SELECT n.ctid AS place, n.worker_id, s.blueprint_id, s.traceparent
+		SELECT n.ctid AS place, n.worker_id, s.blueprint_id, s.traceparent, v_now + flowcraft_crash_rest(n.crashes) AS due_at
 		FROM flowcraft_nodes n
 		CROSS JOIN LATERAL (
 			SELECT s.blueprint_id, s.traceparent, s.finished_at FROM flowcraft_statuses s WHERE s.run_id = n.run_id OFFSET 0
@@ -2060,13 +2069,14 @@ BEGIN
 		LIMIT p_limit
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), freed AS (
-		UPDATE flowcraft_nodes n SET state = 'ready', crashes = n.crashes + 1, due_at = NULL, emitted_at = v_now, claim_token = NULL
+		UPDATE flowcraft_nodes n SET state = 'ready', crashes = n.crashes + 1, due_at = h.due_at,
+			emitted_at = coalesce(h.due_at, v_now), claim_token = NULL
 		FROM held h
 		WHERE n.ctid = h.place AND n.state || '' = 'running' AND n.worker_id = h.worker_id
-		RETURNING n.run_id, n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, h.blueprint_id, h.traceparent
+		RETURNING n.run_id, n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, n.emitted_at, h.blueprint_id, h.traceparent
 	), posted AS (
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
-		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.blueprint_id, f.traceparent, v_now FROM freed f
+		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.blueprint_id, f.traceparent, f.emitted_at FROM freed f
 	), history AS (
 		INSERT INTO flowcraft_attempts (run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
 		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.attempt, 'crashed', f.worker_id, f.claimed_at,
@@ -2390,20 +2400,21 @@ BEGIN
 	UPDATE flowcraft_workers w SET dead_at = v_now FROM silent WHERE w.worker_id = silent.worker_id;
 
 	WITH held AS (
-		SELECT n.node_id, n.generation, n.recovers, n.worker_id
+		SELECT n.node_id, n.generation, n.recovers, n.worker_id, v_now + flowcraft_crash_rest(n.crashes) AS due_at
 		FROM flowcraft_nodes n LEFT JOIN flowcraft_workers w ON w.worker_id = n.worker_id
 		WHERE n.run_id = p_run AND n.state = 'running'
 			AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL)
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), freed AS (
-		UPDATE flowcraft_nodes n SET state = 'ready', crashes = n.crashes + 1, due_at = NULL, emitted_at = v_now, claim_token = NULL
+		UPDATE flowcraft_nodes n SET state = 'ready', crashes = n.crashes + 1, due_at = h.due_at,
+			emitted_at = coalesce(h.due_at, v_now), claim_token = NULL
 		FROM held h
 		WHERE n.run_id = p_run AND n.node_id = h.node_id AND n.generation = h.generation AND n.recovers = h.recovers
 			AND n.state = 'running' AND n.worker_id = h.worker_id
-		RETURNING n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at
+		RETURNING n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, n.emitted_at
 	), posted AS (
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
-		SELECT p_run, f.node_id, f.generation, f.recovers, v_run.blueprint_id, v_run.traceparent, v_now FROM freed f
+		SELECT p_run, f.node_id, f.generation, f.recovers, v_run.blueprint_id, v_run.traceparent, f.emitted_at FROM freed f
 	), history AS (
 		INSERT INTO flowcraft_attempts (run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
 		SELECT p_run, f.node_id, f.generation, f.recovers, f.attempt, 'crashed', f.worker_id, f.claimed_at,

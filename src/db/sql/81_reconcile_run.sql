@@ -103,20 +103,21 @@ BEGIN
 	UPDATE flowcraft_workers w SET dead_at = v_now FROM silent WHERE w.worker_id = silent.worker_id;
 
 	WITH held AS (
-		SELECT n.node_id, n.generation, n.recovers, n.worker_id
+		SELECT n.node_id, n.generation, n.recovers, n.worker_id, v_now + flowcraft_crash_rest(n.crashes) AS due_at
 		FROM flowcraft_nodes n LEFT JOIN flowcraft_workers w ON w.worker_id = n.worker_id
 		WHERE n.run_id = p_run AND n.state = 'running'
 			AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL)
 		FOR NO KEY UPDATE OF n SKIP LOCKED
 	), freed AS (
-		UPDATE flowcraft_nodes n SET state = 'ready', crashes = n.crashes + 1, due_at = NULL, emitted_at = v_now, claim_token = NULL
+		UPDATE flowcraft_nodes n SET state = 'ready', crashes = n.crashes + 1, due_at = h.due_at,
+			emitted_at = coalesce(h.due_at, v_now), claim_token = NULL
 		FROM held h
 		WHERE n.run_id = p_run AND n.node_id = h.node_id AND n.generation = h.generation AND n.recovers = h.recovers
 			AND n.state = 'running' AND n.worker_id = h.worker_id
-		RETURNING n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at
+		RETURNING n.node_id, n.generation, n.recovers, n.attempt, n.worker_id, n.claimed_at, n.emitted_at
 	), posted AS (
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
-		SELECT p_run, f.node_id, f.generation, f.recovers, v_run.blueprint_id, v_run.traceparent, v_now FROM freed f
+		SELECT p_run, f.node_id, f.generation, f.recovers, v_run.blueprint_id, v_run.traceparent, f.emitted_at FROM freed f
 	), history AS (
 		INSERT INTO flowcraft_attempts (run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
 		SELECT p_run, f.node_id, f.generation, f.recovers, f.attempt, 'crashed', f.worker_id, f.claimed_at,
