@@ -52,7 +52,7 @@ export interface RabbitMqBrokerOptions {
 	readonly heartbeatSeconds?: number
 	/** First pause after a failed attempt to connect or subscribe, in ms, then doubled and jittered. Default 100. */
 	readonly minBackoffMs?: number
-	/** Longest such pause, in ms. Default 2000. */
+	/** Longest such pause, in ms; a broker that is back is used after so long at the latest. Default 1000. */
 	readonly maxBackoffMs?: number
 	/** For opening a channel, declaring a queue and subscribing, each, in ms. Default 10000. */
 	readonly setupTimeoutMs?: number
@@ -164,7 +164,7 @@ function withDefaults(options: RabbitMqBrokerOptions) {
 		connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
 		heartbeatSeconds: options.heartbeatSeconds ?? 10,
 		minBackoffMs: options.minBackoffMs ?? 100,
-		maxBackoffMs: options.maxBackoffMs ?? 2_000,
+		maxBackoffMs: options.maxBackoffMs ?? 1_000,
 		setupTimeoutMs: options.setupTimeoutMs ?? 10_000,
 		confirmTimeoutMs: options.confirmTimeoutMs ?? 5_000,
 		readyTimeoutMs: options.readyTimeoutMs ?? 1_000,
