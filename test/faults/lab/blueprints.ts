@@ -253,6 +253,18 @@ export const all: readonly LabBlueprint[] = [
 		apart: true,
 	},
 	{
+		// `workflows-rolling.ts` brings versions of its own.
+		blueprint: {
+			id: 'lab-rolling',
+			nodes: [work('a'), { id: 'wait', uses: 'wait' }, work('b')],
+			edges: path('a', 'wait', 'b'),
+		},
+		status: 'completed',
+		finished: once('a', 'b'),
+		resumes: 'wait',
+		apart: true,
+	},
+	{
 		blueprint: { id: 'lab-one', nodes: [work('a')], edges: [] },
 		status: 'completed',
 		finished: once('a'),

@@ -209,7 +209,8 @@ async function checkExecutions(lab: Lab, violations: string[], counts: ReportCou
 async function checkLeftovers(lab: Lab, violations: string[]): Promise<void> {
 	const left = await lab.rows<{ violation: string }>(
 		`select format('outbox row %s (%s) for node %s of run %s, which is %s, is left over', o.id, o.kind, o.node_id, o.run_id, coalesce(s.status, 'unknown')) as violation
-			from flowcraft_outbox o left join flowcraft_statuses s using (run_id) where s.finished_at is not null or s.run_id is null
+			from flowcraft_outbox o left join flowcraft_statuses s using (run_id)
+			where (s.finished_at is not null or s.run_id is null) and coalesce(o.last_error, '') not like 'unroutable:%'
 		union all
 		select format('node %s of run %s is %s for worker %s, which is gone', n.node_id, n.run_id, n.state, n.worker_id)
 			from flowcraft_nodes n left join flowcraft_workers w using (worker_id)

@@ -12,7 +12,8 @@
  *
  * - **Servers.** `private` ones are started here and can be killed (`lab.servers`); `shared` ones are the suite's, with a
  *   database and a queue of the laboratory's own on them: only their *roads* may be harmed. RabbitMQ boots for seconds, so
- *   a file has one laboratory and its tests share it; `lab.rest()` between tests ends all processes and mends all roads.
+ *   a file has one laboratory and its tests share it. Processes take a second of a processor to start: `lab.rest(kept)`
+ *   between tests ends the others and mends all roads.
  * - **Roads.** Every process reaches every server through a TCP proxy: `lab.roads` for all, or a road of its own
  *   (`await lab.road('rabbitMq')`, then `lab.startRelay({ roads: { rabbitMq: road } })`), for harm that nobody else
  *   takes. `road.when(direction, bytes, act)` acts in the very turn in which those bytes come by, before they are passed
@@ -67,6 +68,12 @@ export const TIMES = {
 	DRAIN_MS: 5_000,
 }
 
+/**
+ * What is forgiven over a promised time, in ms: the promise is for a machine that has nothing else to do, and the tests
+ * of everybody run on any. `FULL=1` says that this is such a machine.
+ */
+export const SLACK_MS = process.env['FULL'] === '1' ? 500 : 8_000
+
 export interface StartOptions {
 	/** Roads of this process alone. */
 	readonly roads?: Partial<Record<ServerName, TcpProxy>>
@@ -119,7 +126,7 @@ export interface Lab {
 	readonly relays: readonly LabProcess[]
 	readonly workers: readonly LabProcess[]
 	note(what: string): void
-	/** A further road to a server; closed with the laboratory, or by `rest`. */
+	/** A further road to a server; closed with the laboratory. */
 	road(server: ServerName): Promise<TcpProxy>
 	startFunctions(options?: StartOptions): Promise<LabProcess>
 	startRelay(options?: StartOptions): Promise<LabProcess>
@@ -133,8 +140,8 @@ export interface Lab {
 	rows<T extends Row>(text: string, ...parameters: Parameter[]): Promise<T[]>
 	/** Resolves when this node is being executed; with the row of that execution. */
 	executing(runId: string, nodeId: string, executions?: number): Promise<Execution>
-	/** Ends all processes and mends all roads; what is in the servers stays. */
-	rest(): Promise<void>
+	/** Ends all processes but these and mends all roads; what is in the servers stays. A kept one is thawed. */
+	rest(keep?: readonly LabProcess[]): Promise<void>
 	close(): Promise<void>
 }
 
@@ -295,20 +302,21 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 		}
 	}
 
-	async function rest(): Promise<void> {
+	async function rest(keep: readonly LabProcess[] = []): Promise<void> {
 		resting = true
-		for (const proxy of [...Object.values(roads), ...ownRoads]) proxy.resume()
 		for (;;) {
 			const left = Object.values(processes).flat()
-			if (left.length === 0) break
-			await Promise.all(left.map(({ process }) => process.kill('SIGKILL')))
+			const ending = left.filter((each) => !keep.includes(each))
+			if (ending.length === 0) break
+			await Promise.all(ending.map(({ process }) => process.kill('SIGKILL')))
 		}
 		await Promise.all(supervising)
 		supervising = []
-		await Promise.all(ownRoads.splice(0).map((road) => road.close()))
-		for (const road of Object.values(roads)) {
-			road.delay(0)
+		for (const kept of keep) if (kept.isRunning) void kept.process.kill('SIGCONT')
+		for (const road of [...Object.values(roads), ...ownRoads]) {
 			road.cut()
+			road.resume()
+			road.delay(0)
 			await road.accept()
 		}
 		resting = false
@@ -381,7 +389,7 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 		async close() {
 			await rest()
 			await database.close()
-			await Promise.all(Object.values(roads).map((road) => road.close()))
+			await Promise.all([...Object.values(roads), ...ownRoads].map((road) => road.close()))
 			await Promise.all([
 				...closing.map((close) => close()),
 				...Object.values(servers).map((s) => s.remove()),
