@@ -59,6 +59,8 @@ export default defineConfig({
 				test: {
 					name: 'systems',
 					include: WHOLE_SYSTEMS,
+					// Files that belong to `npm run test:full` as a whole.
+					exclude: process.env['FULL'] === '1' ? [] : ['test/**/*.full.test.ts'],
 					globalSetup: ['test/support/global-setup.ts'],
 					maxWorkers: 1,
 					sequence: { groupOrder: 1 },

@@ -1,10 +1,13 @@
 /** Relays die at every step: whatever they had in hand is published all the same, and nothing happens twice by it. */
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
 import { waitFor } from '../support/wait-for.js'
 import { checkHistory, expectSound } from './lab/checker.js'
 import { type Lab, type LabProcess, openLab, SLACK_MS, TIMES } from './lab/lab.js'
 import { ACK, PUBLISH, SETTLE } from './lab/wire.js'
 import { createWorkload, type Workload } from './lab/workload.js'
+
+// Processes start, servers recover and leases pass, on a machine that may be several times too busy.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 })
 
 let lab: Lab
 /** Functions and a worker, and a relay that stands still until it is needed; victims are each test's own. */

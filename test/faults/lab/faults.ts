@@ -120,10 +120,7 @@ const roadFaults = (server: ServerName): Fault[] => [
 	),
 ]
 
-/**
- * Those of everybody but the laboratory. `state` as in `pg_stat_activity`.
- * @public
- */
+/** Those of everybody but the laboratory. `state` as in `pg_stat_activity`. */
 export async function terminateBackends(lab: Lab, state: 'idle' | 'active' | 'any'): Promise<number> {
 	lab.note(`terminate ${state} backends`)
 	const rows = await lab.rows(
@@ -135,20 +132,14 @@ export async function terminateBackends(lab: Lab, state: 'idle' | 'active' | 'an
 	return rows.length
 }
 
-/**
- * An immediate shutdown: no checkpoint, every backend quits at once, and recovery at the next start.
- * @public
- */
+/** An immediate shutdown: no checkpoint, every backend quits at once, and recovery at the next start. */
 export async function restartPostgresImmediately(lab: Lab): Promise<void> {
 	lab.note(POSTGRES_DOWN)
 	await lab.servers.postgres?.kill('SIGQUIT')
 	await lab.servers.postgres?.restart()
 }
 
-/**
- * Runs `work` on a channel of its own, straight to the broker.
- * @public
- */
+/** Runs `work` on a channel of its own, straight to the broker. */
 export async function onBroker<T>(
 	lab: Lab,
 	work: (channel: Awaited<ReturnType<Awaited<ReturnType<typeof connect>>['createChannel']>>) => Promise<T>,
@@ -164,7 +155,6 @@ export async function onBroker<T>(
 	}
 }
 
-/** @public */
 export async function flushRedis(lab: Lab): Promise<void> {
 	const url = lab.servers.redis?.url
 	if (url === undefined) throw new Error('This laboratory has no Redis of its own')
@@ -295,10 +285,7 @@ const allFaults: readonly Fault[] = [
 	...serverFaults,
 ]
 
-/**
- * When the broker's port is open again; asks every few milliseconds.
- * @public
- */
+/** When the broker's port is open again; asks every few milliseconds. */
 export async function portOpen(port: number, deadlineMs = 120_000): Promise<number> {
 	const { connect: dial } = await import('node:net')
 	return waitFor(

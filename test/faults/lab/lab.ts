@@ -30,6 +30,7 @@ import { type Parameter, query, type Row } from '../../../src/db/query.js'
 import { freePort } from '../../../worker/embedded/cluster.js'
 import { migrate } from '../../../worker/db/migrate.js'
 import { type Exit, type RunningProcess, spawnProcess } from '../../support/process.js'
+import { isFull } from '../../support/size.js'
 import {
 	freshDatabase,
 	freshQueueName,
@@ -72,7 +73,7 @@ export const TIMES = {
  * What is forgiven over a promised time, in ms: the promise is for a machine that has nothing else to do, and the tests
  * of everybody run on any. `FULL=1` says that this is such a machine.
  */
-export const SLACK_MS = process.env['FULL'] === '1' ? 500 : 8_000
+export const SLACK_MS = isFull ? 500 : 8_000
 
 export interface StartOptions {
 	/** Roads of this process alone. */
