@@ -166,6 +166,8 @@ async function checkExecutions(lab: Lab, violations: string[], counts: ReportCou
 		) e left join flowcraft_attempts a using (run_id, node_id, generation, recovers)
 		group by e.run_id, e.node_id, e.generation, e.recovers, e.executions`,
 	)
+	// Executed, but what follows could not be planned or committed: Postgres was away for too long, or the worker stopped.
+	const givenBack = lab.givenBack()
 	const downs = lab.journal.filter(({ what }) => what === POSTGRES_DOWN).map(({ at }) => at)
 	for (const node of repeated) {
 		let left = node.executions - 1
@@ -187,7 +189,8 @@ async function checkExecutions(lab: Lab, violations: string[], counts: ReportCou
 		)
 		explain(
 			'givenBack',
-			executions.filter(({ ended }) => ended?.startsWith('aborted: WorkerDraining')).length,
+			executions.filter(({ ended }) => ended?.startsWith('aborted: WorkerDraining')).length +
+				givenBack.filter((place) => place === `${node.run_id}/${node.node_id}`).length,
 		)
 		explain(
 			'lostClaims',

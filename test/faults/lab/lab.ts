@@ -123,6 +123,8 @@ export interface Lab {
 	}
 	readonly roads: Readonly<Record<ServerName, TcpProxy>>
 	readonly journal: readonly JournalEntry[]
+	/** What workers have logged of nodes that they could not bring to an end and gave back, `run/node` each. */
+	givenBack(): readonly string[]
 	readonly functions: readonly LabProcess[]
 	readonly relays: readonly LabProcess[]
 	readonly workers: readonly LabProcess[]
@@ -230,6 +232,9 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 	let resting = false
 	let started = 0
 
+	/** Those that have ended too: what they said is still asked for. */
+	const everything: RunningProcess[] = []
+
 	const note = (what: string): void => void journal.push({ at: Date.now(), what })
 
 	async function start(role: Role, startOptions: StartOptions = {}): Promise<LabProcess> {
@@ -287,6 +292,7 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 		}
 		const all = processes[role]
 		all.push(labProcess)
+		everything.push(running)
 		void running.exited.then(() => all.splice(all.indexOf(labProcess), 1))
 		return labProcess
 	}
@@ -331,6 +337,15 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 		servers,
 		roads,
 		journal,
+		givenBack: () =>
+			everything
+				.flatMap(({ lines }) => lines)
+				.flatMap((line) => {
+					if (!line.includes('could not be brought to an end')) return []
+					// Not parsed: a process that was killed may have left half a line.
+					const [, runId, nodeId] = /"runId":"([^"]+)".*"nodeId":"([^"]+)"/.exec(line) ?? []
+					return [`${runId}/${nodeId}`]
+				}),
 		functions: processes.functions,
 		relays: processes.relay,
 		workers: processes.worker,
