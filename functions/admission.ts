@@ -47,7 +47,10 @@ export function admit(options: AdmissionOptions): MiddlewareHandler<AppEnv> {
 		try {
 			await next()
 		} finally {
-			underWay -= 1
+			const answered = (): void => void (underWay -= 1)
+			const answering = c.get('answering')
+			if (answering === undefined) answered()
+			else void answering.finally(answered)
 		}
 	}
 }

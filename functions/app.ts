@@ -31,6 +31,7 @@ import { addHealthRoutes } from './routes/health.js'
 import { addControlRoutes } from './routes/runs/control.js'
 import { addHistoryRoutes } from './routes/runs/history.js'
 import { addReadRoutes } from './routes/runs/read.js'
+import { addStreamRoute, DEFAULT_STREAM_MS } from './routes/runs/stream.js'
 import { addStartRoute } from './routes/runs/start.js'
 import { addSteeringRoutes } from './routes/runs/steer.js'
 import { addWebhookRoute } from './routes/webhooks.js'
@@ -65,6 +66,8 @@ export interface AppOptions {
 	readonly databaseQueueSize?: number
 	/** How long an event that nobody waits for is kept for a later wait, in ms. Default an hour. */
 	readonly eventKeepMs?: number
+	/** How long one `GET /runs/:id/stream` is kept open at most, in ms. Default 5 minutes; some hosts allow less. */
+	readonly streamMs?: number
 	/** What the workers write values with, if it is not JSON. */
 	readonly serializer?: ISerializer
 	/** Where clients reach the app, for the OpenAPI document. */
@@ -100,9 +103,10 @@ export function createApp(options: AppOptions): App {
 		const database = openForRequest(c.env)
 		c.set('database', database)
 		await next()
-		const closing = database
-			.close()
-			?.catch((error: unknown) => logger.warn('Closing the database failed', { error }))
+		const answering = c.get('answering')
+		const closing = (
+			answering === undefined ? database.close() : answering.then(() => database.close())
+		)?.catch((error: unknown) => logger.warn('Closing the database failed', { error }))
 		if (closing !== undefined) outliveRequest(c, closing)
 		const { method } = c.req
 		logger.debug('Answered', {
@@ -145,6 +149,14 @@ export function createApp(options: AppOptions): App {
 	addReadRoutes(endpoints.add, doorbell, codec, options.serializer !== undefined)
 	const redactor = createRedactor({ keys: options.redactKeys ?? DEFAULT_REDACT_KEYS })
 	addHistoryRoutes(endpoints.add, codec, options.serializer !== undefined, redactor)
+	addStreamRoute(
+		endpoints.add,
+		doorbell,
+		codec,
+		options.serializer !== undefined,
+		redactor,
+		options.streamMs ?? DEFAULT_STREAM_MS,
+	)
 	addSteeringRoutes(endpoints.add, doorbell, codec)
 	addControlRoutes(endpoints.add, doorbell)
 	addEventRoute(endpoints.add, doorbell, codec, options.eventKeepMs ?? DEFAULT_EVENT_KEEP_MS)

@@ -24,6 +24,7 @@ import {
 } from './jwt.js'
 import { LOG_LEVELS, type LogLevel } from './logger.js'
 import { parseRateLimit, type RateLimit } from './rate-limit.js'
+import { DEFAULT_STREAM_MS } from './routes/runs/stream.js'
 
 /** For `createApp`, on any host. */
 export interface AppConfig {
@@ -44,6 +45,7 @@ export interface AppConfig {
 	readonly redactKeys: readonly string[]
 	readonly bodyLimitBytes: number
 	readonly eventKeepMs: number
+	readonly streamMs: number
 	readonly publicUrl?: string
 	readonly logLevel: LogLevel
 }
@@ -123,6 +125,7 @@ const appVariables = z.object({
 	CORS_ORIGINS: listOf(origin, 'must be origins such as https://app.example.com, or *').default([]),
 	REDACT_KEYS: redactKeys,
 	BODY_LIMIT_BYTES: wholeNumber(1, 256 * 1024 * 1024, DEFAULT_BODY_LIMIT_BYTES),
+	STREAM_MS: wholeNumber(1000, 86_400_000, DEFAULT_STREAM_MS),
 	EVENT_KEEP_MS: wholeNumber(0, 31_536_000_000, DEFAULT_EVENT_KEEP_MS),
 	PUBLIC_URL: publicUrl.optional(),
 	LOG_LEVEL: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
@@ -213,6 +216,7 @@ function appConfigOf(variables: z.output<typeof appVariables>): AppConfig {
 		redactKeys: variables.REDACT_KEYS,
 		bodyLimitBytes: variables.BODY_LIMIT_BYTES,
 		eventKeepMs: variables.EVENT_KEEP_MS,
+		streamMs: variables.STREAM_MS,
 		...given('publicUrl', variables.PUBLIC_URL),
 		logLevel: variables.LOG_LEVEL,
 	}

@@ -24,14 +24,18 @@ export interface HostBindings {
 
 export interface AppEnv {
 	Bindings: HostBindings
-	Variables: { database: RequestDatabase }
+	Variables: {
+		database: RequestDatabase
+		/** Resolves when an answer has been written that takes its time. */
+		answering?: Promise<unknown>
+	}
 }
 
 export type App = OpenAPIHono<AppEnv>
 
 interface Answer {
 	readonly description: string
-	/** None: the answer is not JSON. */
+	/** None: the answer is not JSON, or has no body. */
 	readonly schema?: z.ZodType
 	readonly mediaType?: string
 	readonly example?: unknown
@@ -94,6 +98,8 @@ export interface Call<D extends EndpointDefinition> {
 	readonly caller: Caller
 	/** Opened with the first statement; each has a deadline. */
 	readonly db: Executor
+	/** The answer is being written until then: `db` stays open, and the request counts as under way. */
+	readonly answersUntil: (written: Promise<unknown>) => void
 	/** Aborted when the client has gone. */
 	readonly signal: AbortSignal
 	/** Aborted when the server stops. */
@@ -136,6 +142,7 @@ export function createEndpoints(app: App, options: EndpointOptions): Endpoints {
 				get db() {
 					return c.var.database.executor()
 				},
+				answersUntil: (written: Promise<unknown>) => c.set('answering', written),
 				get signal() {
 					return c.req.raw.signal
 				},

@@ -83,6 +83,8 @@ const problemSchema = z
 	})
 	.openapi('Problem', { description: 'RFC 9457 problem details.' })
 
+const NO_CONTENT = '204'
+
 /** An operation as zod-to-openapi wants it described. */
 export function describe(definition: EndpointDefinition): ReturnType<typeof createRoute> {
 	const { params, query, headers, body, rawBody, scope } = definition
@@ -92,14 +94,20 @@ export function describe(definition: EndpointDefinition): ReturnType<typeof crea
 		responses[status] = {
 			description: answer.description,
 			...(answer.headers === undefined ? {} : { headers: headerDocs(answer.headers) }),
-			content: {
-				[mediaType]: {
-					schema:
-						answer.schema ??
-						(mediaType === 'application/json' ? { type: 'object' } : { type: 'string' }),
-					...(answer.example === undefined ? {} : { example: answer.example }),
-				},
-			},
+			...(status === NO_CONTENT
+				? {}
+				: {
+						content: {
+							[mediaType]: {
+								schema:
+									answer.schema ??
+									(mediaType === 'application/json'
+										? { type: 'object' }
+										: { type: 'string' }),
+								...(answer.example === undefined ? {} : { example: answer.example }),
+							},
+						},
+					}),
 		}
 	}
 	for (const [status, codes] of problemsByStatus(definition)) {

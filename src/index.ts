@@ -45,6 +45,7 @@ export {
 	replayDeadLetter,
 } from './run/dead-letters.js'
 export { waitForRun, type WaitOptions } from './run/wait.js'
+export { type WatchBatch, type WatchedEvent, type WatchOptions, watchRun } from './run/watch.js'
 export { waitForWorkflow, type WorkflowEnd } from './run/wait-for-workflow.js'
 export type { NodeState, RunStatus } from './db/schema.js'
 

@@ -36,6 +36,7 @@ Environment:
                         such as 600/m; off without
   CORS_ORIGINS          web pages that may call from browsers; none without
   PUBLIC_URL            where clients reach it, for /openapi.json
+  STREAM_MS             how long one GET /runs/:id/stream is kept open (300000)
   EVENT_KEEP_MS         how long events are kept that nobody waits for yet (3600000)
   BODY_LIMIT_BYTES      larger bodies are refused (1048576)
   DATABASE_POOL_SIZE    connections at most (10)

@@ -13,6 +13,20 @@ export const identifier = (description: string) =>
 		)
 		.openapi({ description })
 
+/** A time span, in ms once it is read. */
+export const duration = (description: string) =>
+	z
+		.string()
+		.regex(/^\d{1,9}(\.\d{1,9})?(ms|s|m)?$/, 'must be a duration such as 20s, 500ms or 1m')
+		.transform(toMs)
+		.openapi({ type: 'string', description, example: '20s' })
+
+function toMs(text: string): number {
+	const amount = Number.parseFloat(text)
+	if (text.endsWith('ms')) return amount
+	return amount * (text.endsWith('m') ? 60_000 : 1000)
+}
+
 /** Which page of a list, and how long it is. */
 export const pageFields = (defaultLimit: number, maxLimit: number) => ({
 	limit: z

@@ -10,6 +10,7 @@
  *   │   └─ steps                   results saved inside a node
  *   ├─ outbox                      what the relay has to publish, now or when it is due
  *   └─ transitions                 history of the run's status
+ *   streams ── stream_events       what live readers are told of a run, in one order; only of runs that have any
  *   workers, implementations       who is alive, and which `uses` keys were ever offered
  *   idempotency_keys, kept_events  remembered for a documented time
  *   webhooks, secrets              which one-time URLs were given out, by hash, and what they are derived from
@@ -35,6 +36,7 @@ import {
 	smallint,
 	text,
 	timestamp,
+	uniqueIndex,
 	uuid,
 } from 'drizzle-orm/pg-core'
 
@@ -42,6 +44,10 @@ import {
 const bytes = customType<{ data: string }>({ dataType: () => 'text collate "C"' })
 
 const at = () => timestamp({ withTimezone: true, mode: 'date' })
+
+/** The number of a transaction: tells, compared with a snapshot, what was committed after it (`src/db/sql/69_stream.sql`). */
+const transactionId = customType<{ data: string }>({ dataType: () => 'xid8' })
+const snapshot = customType<{ data: string }>({ dataType: () => 'pg_snapshot' })
 
 /** What a run can be. The first three are live, the others final. */
 export const RUN_STATUSES = ['running', 'awaiting', 'paused', 'completed', 'failed', 'cancelled'] as const
@@ -223,6 +229,8 @@ export const nodes = pgTable(
 		/** Only its holder may finish the node. Kept afterwards, so that a repeated commit is recognised. */
 		claimToken: uuid(),
 		claimedAt: at(),
+		/** The transaction of its latest claim, which holds no lock on the run: live readers find it by this. */
+		claimedXid: transactionId(),
 		/** The node whose output is this one's default input … */
 		inputNode: bytes(),
 		inputGeneration: bytes(),
@@ -296,6 +304,13 @@ export const nodes = pgTable(
 		index('flowcraft_nodes_turns')
 			.on(t.runId, t.nodeId, t.generation)
 			.where(sql`generation <> ''`),
+		// Live readers: what has ended since a commit, and what was claimed since a snapshot.
+		index('flowcraft_nodes_ended')
+			.on(t.runId, t.finishedSeq)
+			.where(sql`finished_seq is not null`),
+		index('flowcraft_nodes_claimed')
+			.on(t.runId, t.claimedXid)
+			.where(sql`claimed_xid is not null and finished_seq is null`),
 		index('flowcraft_nodes_dead_letters')
 			.on(t.finishedAt)
 			.where(sql`dead_letter is not null`),
@@ -331,10 +346,16 @@ export const attempts = pgTable(
 		workerId: uuid(),
 		claimedAt: at(),
 		error: text(),
+		/** The transaction that recorded it. */
+		xid: transactionId()
+			.notNull()
+			.default(sql`pg_current_xact_id()`),
 	},
 	(t) => [
 		primaryKey({ columns: [t.recordedAt, t.id] }),
 		index('flowcraft_attempts_run').on(t.runId, t.nodeId),
+		// Live readers: what was recorded since a snapshot. A crash is recorded without a lock on the run.
+		index('flowcraft_attempts_recorded').on(t.runId, t.xid),
 	],
 )
 
@@ -348,7 +369,11 @@ export const transitions = pgTable(
 		status: text().$type<RunStatus>().notNull(),
 		reason: text(),
 	},
-	(t) => [primaryKey({ columns: [t.recordedAt, t.id] }), index('flowcraft_transitions_run').on(t.runId)],
+	// Of one run the ids rise in the order of the commits: they are drawn under the run's lock.
+	(t) => [
+		primaryKey({ columns: [t.recordedAt, t.id] }),
+		index('flowcraft_transitions_run').on(t.runId, t.id),
+	],
 )
 
 /** Results saved inside a node by `dependencies.step`. */
@@ -364,6 +389,49 @@ export const steps = pgTable(
 		savedAt: at().notNull().defaultNow(),
 	},
 	(t) => [primaryKey({ columns: [t.runId, t.nodeId, t.generation, t.recovers, t.key] })],
+)
+
+/** How far a run's history has been put in order for live readers; a row's lock is the right to go on. */
+export const streams = pgTable('flowcraft_streams', {
+	runId: bytes().primaryKey(),
+	/** The number of its last event. */
+	lastSeq: bigint({ mode: 'number' }).notNull().default(0),
+	/** The run's `commitSeq`, its last transition and the snapshot up to which everything has a number. */
+	commitSeq: bigint({ mode: 'number' }).notNull().default(0),
+	transitionId: bigint({ mode: 'number' }).notNull().default(0),
+	seen: snapshot()
+		.notNull()
+		.default(sql`'1:1:'`),
+})
+
+/**
+ * What live readers are told, numbered from 1 within each run. Written when somebody reads a run live or a node emits,
+ * never for others; what a number stands for does not change any more.
+ */
+export const streamEvents = pgTable(
+	'flowcraft_stream_events',
+	{
+		runId: bytes().notNull(),
+		seq: bigint({ mode: 'number' }).notNull(),
+		/** Says which event it is, so that none gets two numbers. */
+		key: uuid().notNull(),
+		at: at().notNull(),
+		what: text().notNull(),
+		nodeId: bytes().notNull(),
+		generation: bytes().notNull(),
+		recovers: bytes().notNull(),
+		attempt: integer(),
+		/** JSON object. */
+		detail: text(),
+	},
+	(t) => [
+		primaryKey({ columns: [t.runId, t.seq] }),
+		uniqueIndex('flowcraft_stream_events_key').on(t.runId, t.key),
+		// The sweep: what was emitted is kept for a while.
+		index('flowcraft_stream_events_emitted')
+			.on(t.at)
+			.where(sql`what = 'emit'`),
+	],
 )
 
 /**

@@ -136,7 +136,11 @@ export async function listRunEvents(
 	}
 }
 
-function runEvent(runId: string, row: Row): RunEvent {
+/**
+ * A row as an event: `what` happened to `node`, with `generation`, `recovers`, `attempt`, `shownAt`, `detailJson` and the
+ * run's `blueprintId`.
+ */
+export function runEvent(runId: string, row: Row): RunEvent {
 	const blueprintId = String(row['blueprintId'])
 	const nodeId = String(row['node'])
 	const detail =

@@ -7,6 +7,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { claimNodes, releaseNodes } from '../../src/claim/claim.js'
 import { commitNodes, type NodeCommit, type OutboxEvent } from '../../src/commit/commit.js'
 import type { Executor } from '../../src/db/query.js'
+import { keepEmitted } from '../../src/claim/emit.js'
 import { refreshChild, settleOutbox, takeOutbox } from '../../src/outbox/outbox.js'
 import { sweepLost, sweepRuns, sweepWorkers } from '../../src/outbox/sweep.js'
 import { cancelRun } from '../../src/run/cancel.js'
@@ -15,6 +16,7 @@ import { pauseRun, unpauseRun } from '../../src/run/pause.js'
 import { resumeRun } from '../../src/run/resume.js'
 import { retryRun } from '../../src/run/retry.js'
 import { startRun } from '../../src/run/start.js'
+import { watchRun } from '../../src/run/watch.js'
 import { type Core, createCore, flow, keyOf } from '../support/core.js'
 
 const QUEUED = 10_000
@@ -117,6 +119,8 @@ async function calls(): Promise<Record<string, (db: Executor) => Promise<unknown
 	const paused = await core.start('diamond')
 	await pauseRun(core.sql, paused)
 	await core.rows('delete from flowcraft_outbox')
+	const watched = await claimed('one', 'a')
+	await watchRun(core.sql, watched.key.runId).next()
 	const posted = await core.start('diamond')
 	const relay = crypto.randomUUID()
 	const rows = await takeOutbox(core.sql, relay, 10, 60_000)
@@ -176,6 +180,9 @@ async function calls(): Promise<Record<string, (db: Executor) => Promise<unknown
 		'taking of events': (db) => takeOutbox(db, crypto.randomUUID(), 10, 1000, 'events'),
 		'sweep of workers': (db) => sweepWorkers(db, 100),
 		'sweep of lost messages': (db) => sweepLost(db, 3_600_000, false, 100),
+		'first look of a live reader': (db) => watchRun(db, held.key.runId).next(),
+		'look of a live reader': (db) => watchRun(db, watched.key.runId).next(),
+		emitting: (db) => keepEmitted(db, [{ ...watched, first: 1, data: ['1'] }]),
 		'check of one live run': (db) => sweepRuns(db, '', 1, 0),
 	}
 }
@@ -218,4 +225,36 @@ test('no call reads more pages beside tens of thousands of queued and ended node
 		if (now > allowed) grown[name] = `${before} pages before, ${now} now`
 	}
 	expect(grown).toEqual({})
+})
+
+test('a look of a live reader reads no more pages in a run of many nodes than in one of few', async () => {
+	const NODES = 5_000
+	/** A run that has been watched for a while, and in which one more node has just ended. */
+	const watched = async (nodes: number): Promise<string> => {
+		const runId = await core.start('diamond')
+		await core.rows(
+			`insert into flowcraft_nodes (run_id, node_id, state, claimed_at, claimed_xid, finished_at, finished_seq)
+			select $1::text, 'n' || i, 'completed', now(), pg_current_xact_id(), now(), i from generate_series(1, ${nodes}) i`,
+			runId,
+		)
+		await core.rows(
+			'update flowcraft_statuses set commit_seq = $1::text::int where run_id = $2',
+			String(nodes),
+			runId,
+		)
+		await watchRun(core.sql, runId).next()
+		const events = await core.rows('select from flowcraft_stream_events where run_id = $1', runId)
+		expect(events).toHaveLength(1 + 2 * nodes)
+		await core.commit(core.completed(await core.claimed(worker, runId, 'a')))
+		return runId
+	}
+	const costs: number[] = []
+	for (const nodes of [1, NODES]) {
+		const runId = await watched(nodes)
+		const last = String(1 + 2 * nodes)
+		for (let time = 0; time < 2; time++) {
+			costs[nodes] = await pages((db) => watchRun(db, runId, { after: last }).next())
+		}
+	}
+	expect(costs[NODES]).toBeLessThanOrEqual(2 * (costs[1] ?? 0) + 60)
 })

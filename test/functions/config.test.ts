@@ -24,6 +24,7 @@ test('needs nothing but the database', () => {
 		databasePrepare: true,
 		apiKeys: [],
 		maxRequests: 5000,
+		streamMs: 300_000,
 		corsOrigins: [],
 		redactKeys: [...DEFAULT_REDACT_KEYS],
 		bodyLimitBytes: 1024 * 1024,

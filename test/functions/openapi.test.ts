@@ -43,6 +43,7 @@ test('operation ids are stable: clients are generated from them', () => {
 		'POST /dead-letters/{id}/replay': 'replayDeadLetter',
 		'GET /runs/{id}/events': 'listRunEvents',
 		'GET /runs/{id}/nodes': 'listRunNodes',
+		'GET /runs/{id}/stream': 'streamRun',
 		'POST /runs/{id}/pause': 'pauseRun',
 		'POST /runs/{id}/retry': 'retryRun',
 		'POST /runs/{id}/unpause': 'unpauseRun',

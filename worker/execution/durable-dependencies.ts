@@ -24,6 +24,15 @@ export interface DurableDependencies extends RuntimeDependencies {
 	 */
 	step<T>(key: string, fn: () => T | Promise<T>): Promise<T>
 	/**
+	 * Hands data to whoever watches the run (`GET /runs/:id/stream`), at once: partial output, progress. It is no part of the
+	 * node's result, and neither undone when the attempt fails nor sure to arrive when the worker dies. Kept for an hour, up
+	 * to 10,000 pieces or 1 Mi characters for each execution of the node.
+	 *
+	 * @returns when there is room for more; need not be awaited, never rejects
+	 * @throws UnstorableValueError for data that is no JSON
+	 */
+	emit(data: unknown): Promise<void>
+	/**
 	 * Publishes a business event with this attempt: it becomes a row of the outbox in the commit of the node's result, and
 	 * is gone if the attempt fails, its claim is lost or the run is cancelled before. A node that ends by waiting publishes
 	 * in the commit that makes it wait. A relay then delivers it, at least once and under the same `messageId`, persistent

@@ -7,6 +7,7 @@ import type { BufferedContext } from '../../src/context/node-context.js'
 import { keyText } from '../../src/plan/node-key.js'
 import type { BusinessEvents } from './business-events.js'
 import type { DurableDependencies } from './durable-dependencies.js'
+import type { Emit } from './emitter.js'
 import type { Workflows } from './workflows.js'
 
 /** A node asked to wait: it ends this attempt without ending. */
@@ -61,6 +62,7 @@ export function createDependencies(
 	signal: AbortSignal,
 	step: RunStep,
 	events: BusinessEvents,
+	emit: Emit,
 ): NodeContext['dependencies'] {
 	const { runtime } = workflows
 	const services = {
@@ -92,6 +94,7 @@ export function createDependencies(
 		attempt: claimed.attempt,
 		traceparent: claimed.traceparent ?? undefined,
 		step,
+		emit,
 		publish: (...event) => events.publish(...event),
 	}
 	return {

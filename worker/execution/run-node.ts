@@ -37,6 +37,7 @@ import { resolveInput } from './node-input.js'
 import { eventOfDetails, NodeWaitTimeoutError, readWait } from './wait.js'
 import { webhookExpiry, type WebhookUrls } from './webhook.js'
 import { canRun, type Workflows } from './workflows.js'
+import type { Emitter } from './emitter.js'
 
 /** A node whose workers died this many times is not given to another one. */
 const MAX_CRASHES = 5
@@ -57,6 +58,7 @@ export interface ExecutionEngine {
 	/** After so long without a worker that can run it, a node fails as a dead letter; in ms. */
 	readonly unrunnableLimitMs: number
 	readonly webhooks: WebhookUrls
+	readonly emitter: Emitter
 }
 
 /**
@@ -273,6 +275,7 @@ async function executeImplementation(
 ): Promise<Execution> {
 	const state = new NodeState(node.id, context)
 	const published = new BusinessEvents(engine.workflows.codec, claimed)
+	const emitter = engine.emitter.open(claimed)
 	const nodeContext: Omit<NodeContext, 'signal'> = {
 		context,
 		input: await resolveInput(node, claimed, context, engine.workflows.codec),
@@ -285,6 +288,7 @@ async function executeImplementation(
 			signal,
 			createStep(engine.db, engine.workflows.codec, claimed, () => new ClaimLostError()),
 			published,
+			emitter.emit,
 		),
 	}
 	let result: NodeResult
@@ -301,6 +305,8 @@ async function executeImplementation(
 	} finally {
 		context.close('the node has ended')
 		events = published.close()
+		// Whoever watches is told what it emitted before they are told that it ended.
+		await emitter.close()
 	}
 	const writes = context.written()
 	const request = state.waitRequest()

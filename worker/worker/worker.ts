@@ -40,6 +40,7 @@ import { createBatcher } from './batcher.js'
 import { createBatchingReader } from './batching-reader.js'
 import { createCommitter, sleep } from './commits.js'
 import { continuedNode, offerClaim, offeredClaim } from './continuation.js'
+import { createEmitter } from '../execution/emitter.js'
 import { type Heartbeat, startHeartbeat } from './heartbeat.js'
 import { RunningNodes } from './running-nodes.js'
 
@@ -149,6 +150,7 @@ export function createWorker(options: WorkerOptions): Worker {
 		offers,
 		unrunnableLimitMs: options.unrunnableLimitMs ?? 60 * 60_000,
 		webhooks: createWebhookUrls(db, options),
+		emitter: createEmitter({ db, codec: workflows.codec, logger }),
 	}
 	const committer = createCommitter(db, doorbell, logger, () => workerId)
 	const running = new RunningNodes()

@@ -8,7 +8,7 @@ import { isRunStatus, listRuns, readRun, type Run } from '../../../src/run/read.
 import { waitForRun } from '../../../src/run/wait.js'
 import { jsonResponse, jsonTextResponse } from '../../answer.js'
 import type { AddEndpoint, Call, EndpointDefinition } from '../../endpoint.js'
-import { identifier, pageFields } from '../fields.js'
+import { duration, identifier, pageFields } from '../fields.js'
 import { exampleSummary, runParams, runSchema, summarySchema } from './schemas.js'
 
 /** The longest that a request waits for a run's end. */
@@ -25,17 +25,9 @@ const getRunEndpoint = {
 		'With `wait`, answers when the run has ended, or after that time with the run as it is then.',
 	params: runParams,
 	query: z.strictObject({
-		wait: z
-			.string()
-			.regex(/^\d{1,9}(\.\d{1,9})?(ms|s|m)?$/, 'must be a duration such as 20s, 500ms or 1m')
-			.transform(toMs)
-			.optional()
-			.openapi({
-				type: 'string',
-				description:
-					'How long to wait for the run’s end: `20s`, `500ms`, `1m`, or plain seconds; 60 s at most, longer counts as 60 s.',
-				example: '20s',
-			}),
+		wait: duration(
+			'How long to wait for the run’s end: `20s`, `500ms`, `1m`, or plain seconds; 60 s at most, longer counts as 60 s.',
+		).optional(),
 	}),
 	answers: {
 		200: {
@@ -161,10 +153,4 @@ export function asJson(codec: ValueCodec, stored: string): string | null {
 	} catch {
 		return null
 	}
-}
-
-function toMs(duration: string): number {
-	const amount = Number.parseFloat(duration)
-	if (duration.endsWith('ms')) return amount
-	return amount * (duration.endsWith('m') ? 60_000 : 1000)
 }

@@ -19,6 +19,7 @@ CREATE TABLE "flowcraft_attempts" (
 	"worker_id" uuid,
 	"claimed_at" timestamp with time zone,
 	"error" text,
+	"xid" "xid8" DEFAULT pg_current_xact_id() NOT NULL,
 	CONSTRAINT "flowcraft_attempts_recorded_at_id_pk" PRIMARY KEY("recorded_at","id")
 );
 --> statement-breakpoint
@@ -85,6 +86,7 @@ CREATE TABLE "flowcraft_nodes" (
 	"worker_id" uuid,
 	"claim_token" uuid,
 	"claimed_at" timestamp with time zone,
+	"claimed_xid" "xid8",
 	"input_node" text collate "C",
 	"input_generation" text collate "C",
 	"input_recovers" text collate "C",
@@ -188,6 +190,28 @@ CREATE TABLE "flowcraft_steps" (
 	CONSTRAINT "flowcraft_steps_run_id_node_id_generation_recovers_key_pk" PRIMARY KEY("run_id","node_id","generation","recovers","key")
 );
 --> statement-breakpoint
+CREATE TABLE "flowcraft_stream_events" (
+	"run_id" text collate "C" NOT NULL,
+	"seq" bigint NOT NULL,
+	"key" uuid NOT NULL,
+	"at" timestamp with time zone NOT NULL,
+	"what" text NOT NULL,
+	"node_id" text collate "C" NOT NULL,
+	"generation" text collate "C" NOT NULL,
+	"recovers" text collate "C" NOT NULL,
+	"attempt" integer,
+	"detail" text,
+	CONSTRAINT "flowcraft_stream_events_run_id_seq_pk" PRIMARY KEY("run_id","seq")
+);
+--> statement-breakpoint
+CREATE TABLE "flowcraft_streams" (
+	"run_id" text collate "C" PRIMARY KEY NOT NULL,
+	"last_seq" bigint DEFAULT 0 NOT NULL,
+	"commit_seq" bigint DEFAULT 0 NOT NULL,
+	"transition_id" bigint DEFAULT 0 NOT NULL,
+	"seen" "pg_snapshot" DEFAULT '1:1:' NOT NULL
+);
+--> statement-breakpoint
 CREATE TABLE "flowcraft_transitions" (
 	"recorded_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"id" bigint GENERATED ALWAYS AS IDENTITY (sequence name "flowcraft_transitions_id_seq" INCREMENT BY 1 MINVALUE 1 MAXVALUE 9223372036854775807 START WITH 1 CACHE 1),
@@ -223,6 +247,7 @@ CREATE TABLE "flowcraft_workers" (
 --> statement-breakpoint
 ALTER TABLE "flowcraft_blueprint_heads" ADD CONSTRAINT "flowcraft_blueprint_heads_blueprint_id_hash_flowcraft_blueprints_blueprint_id_hash_fk" FOREIGN KEY ("blueprint_id","hash") REFERENCES "public"."flowcraft_blueprints"("blueprint_id","hash") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 CREATE INDEX "flowcraft_attempts_run" ON "flowcraft_attempts" USING btree ("run_id","node_id");--> statement-breakpoint
+CREATE INDEX "flowcraft_attempts_recorded" ON "flowcraft_attempts" USING btree ("run_id","xid");--> statement-breakpoint
 CREATE INDEX "flowcraft_blueprints_version" ON "flowcraft_blueprints" USING btree ("blueprint_id","version");--> statement-breakpoint
 CREATE INDEX "flowcraft_idempotency_keys_expiry" ON "flowcraft_idempotency_keys" USING btree ("expires_at");--> statement-breakpoint
 CREATE INDEX "flowcraft_kept_events_name" ON "flowcraft_kept_events" USING btree ("name","key");--> statement-breakpoint
@@ -233,6 +258,8 @@ CREATE INDEX "flowcraft_nodes_due" ON "flowcraft_nodes" USING btree ("due_at") W
 CREATE INDEX "flowcraft_nodes_event" ON "flowcraft_nodes" USING btree ("wait_event","wait_key") WHERE state = 'waiting' and wait_event is not null;--> statement-breakpoint
 CREATE INDEX "flowcraft_nodes_child" ON "flowcraft_nodes" USING btree ("child_run_id") WHERE state = 'child';--> statement-breakpoint
 CREATE INDEX "flowcraft_nodes_turns" ON "flowcraft_nodes" USING btree ("run_id","node_id","generation") WHERE generation <> '';--> statement-breakpoint
+CREATE INDEX "flowcraft_nodes_ended" ON "flowcraft_nodes" USING btree ("run_id","finished_seq") WHERE finished_seq is not null;--> statement-breakpoint
+CREATE INDEX "flowcraft_nodes_claimed" ON "flowcraft_nodes" USING btree ("run_id","claimed_xid") WHERE claimed_xid is not null and finished_seq is null;--> statement-breakpoint
 CREATE INDEX "flowcraft_nodes_dead_letters" ON "flowcraft_nodes" USING btree ("finished_at") WHERE dead_letter is not null;--> statement-breakpoint
 CREATE INDEX "flowcraft_outbox_due" ON "flowcraft_outbox" USING btree ((kind = 'event'),"due_at");--> statement-breakpoint
 CREATE INDEX "flowcraft_outbox_node" ON "flowcraft_outbox" USING btree ("run_id","node_id");--> statement-breakpoint
@@ -242,7 +269,9 @@ CREATE INDEX "flowcraft_statuses_parent" ON "flowcraft_statuses" USING btree ("p
 CREATE INDEX "flowcraft_statuses_tags" ON "flowcraft_statuses" USING gin ("tags") WHERE tags <> '{}';--> statement-breakpoint
 CREATE INDEX "flowcraft_statuses_live" ON "flowcraft_statuses" USING btree ("status","created_at","run_id") WHERE finished_at is null;--> statement-breakpoint
 CREATE INDEX "flowcraft_statuses_finished_at" ON "flowcraft_statuses" USING btree ("finished_at") WHERE finished_at is not null;--> statement-breakpoint
-CREATE INDEX "flowcraft_transitions_run" ON "flowcraft_transitions" USING btree ("run_id");--> statement-breakpoint
+CREATE UNIQUE INDEX "flowcraft_stream_events_key" ON "flowcraft_stream_events" USING btree ("run_id","key");--> statement-breakpoint
+CREATE INDEX "flowcraft_stream_events_emitted" ON "flowcraft_stream_events" USING btree ("at") WHERE what = 'emit';--> statement-breakpoint
+CREATE INDEX "flowcraft_transitions_run" ON "flowcraft_transitions" USING btree ("run_id","id");--> statement-breakpoint
 CREATE INDEX "flowcraft_webhooks_run" ON "flowcraft_webhooks" USING btree ("run_id");--> statement-breakpoint
 CREATE INDEX "flowcraft_webhooks_expiry" ON "flowcraft_webhooks" USING btree ("expires_at");--> statement-breakpoint
 CREATE INDEX "flowcraft_workers_lease" ON "flowcraft_workers" USING btree ("lease_until") WHERE stopped_at is null and dead_at is null;

@@ -5,6 +5,7 @@ ALTER TABLE flowcraft_outbox SET (fillfactor = 50, autovacuum_vacuum_scale_facto
 ALTER TABLE flowcraft_statuses SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500);
 ALTER TABLE flowcraft_nodes SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 ALTER TABLE flowcraft_workers SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01);
+ALTER TABLE flowcraft_streams SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500);
 --> statement-breakpoint
 -- installed from: 10_context.sql
 -- Reading a run's context. Values stand as the serializer wrote them: what was started with or set by a node in
@@ -487,6 +488,7 @@ BEGIN
 		), woken AS (
 			UPDATE flowcraft_nodes n
 			SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
+				claimed_xid = pg_current_xact_id(),
 				wake = CASE n.state WHEN 'child' THEN 'child' ELSE 'timer' END,
 				-- Its message was due when the timer was, or when the child ended: the sweep compares messages by it.
 				emitted_at = greatest(n.emitted_at, n.due_at, a.child_finished_at),
@@ -523,7 +525,8 @@ BEGIN
 		WHERE s.status IN ('running', 'awaiting')
 	), claimed AS (
 		UPDATE flowcraft_nodes n
-		SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now
+		SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
+			claimed_xid = pg_current_xact_id()
 		FROM free f
 		WHERE n.ctid = f.place AND n.state || '' = 'ready'
 		RETURNING f.ix
@@ -882,11 +885,12 @@ BEGIN
 			WHERE x.ix = ANY (committed)
 		), added AS (
 			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, created_at, emitted_at, input_edge,
-				input_node, input_generation, input_recovers, input, dynamic, worker_id, claim_token, claimed_at)
+				input_node, input_generation, input_recovers, input, dynamic, worker_id, claim_token, claimed_at, claimed_xid)
 			SELECT a.run_id, a.node_id, a.generation, a.recovers, CASE WHEN a.token IS NULL THEN 'ready' ELSE 'running' END, v_now,
 				CASE WHEN a.token IS NULL THEN v_now ELSE v_sent[array_position(committed, a.ix)] END, a.edge,
 				a.input_node, a.input_generation, a.input_recovers, a.input, a.dynamic,
-				CASE WHEN a.token IS NOT NULL THEN p_worker END, a.token, CASE WHEN a.token IS NOT NULL THEN v_now END
+				CASE WHEN a.token IS NOT NULL THEN p_worker END, a.token, CASE WHEN a.token IS NOT NULL THEN v_now END,
+				CASE WHEN a.token IS NOT NULL THEN pg_current_xact_id() END
 			FROM asked a
 			ON CONFLICT DO NOTHING
 			RETURNING run_id, node_id, generation, recovers, claim_token
@@ -1053,7 +1057,8 @@ BEGIN
 				emitted_at = CASE WHEN p.token IS NULL THEN v_now ELSE v_sent[array_position(committed, t.ix)] END,
 				worker_id = CASE WHEN p.token IS NULL THEN n.worker_id ELSE p_worker END,
 				claim_token = coalesce(p.token, n.claim_token),
-				claimed_at = CASE WHEN p.token IS NULL THEN n.claimed_at ELSE v_now END
+				claimed_at = CASE WHEN p.token IS NULL THEN n.claimed_at ELSE v_now END,
+				claimed_xid = CASE WHEN p.token IS NULL THEN n.claimed_xid ELSE pg_current_xact_id() END
 			FROM candidates t
 			CROSS JOIN LATERAL (
 				SELECT p.ctid AS place, CASE WHEN v_claims AND s.status IN ('running', 'awaiting') THEN t.token END AS token
@@ -1939,6 +1944,240 @@ BEGIN
 		AND n.run_id = p_run AND n.node_id = p_node AND n.generation = p_generation AND n.recovers = p_recovers;
 END $$;
 --> statement-breakpoint
+-- installed from: 69_stream.sql
+-- Live readers (`GET /runs/:id/stream`) are told a run's events by number: 1, 2, 3 …, whoever asks, and whenever it comes
+-- back. Nothing is numbered while events happen, which would cost every run a write per event. The numbers are given when
+-- somebody reads, by flowcraft_sequence_run: it looks what has changed since it looked last, and appends that to the run's
+-- log. One look at a time, under the lock of the run's row in flowcraft_streams.
+--
+-- "What has changed" must not miss what commits late. By source:
+--   nodes that ended    `finished_seq` above the run's `commit_seq` of the last look: it is given under the run's lock,
+--                       so a lower one cannot become visible later
+--   changes of status   `id` above the last one: drawn under the run's lock too
+--   nodes that began,   claims and crashes lock no run, so no number of theirs is in the order of the commits. Each has
+--   attempts            the id of its transaction, and counts if that was not visible to the snapshot of the last look:
+--                       it began later, or was still under way
+-- Each is one look into an index, however large the run is and however much has ended before. What is found twice is told
+-- once: `key` says which event it is.
+CREATE OR REPLACE FUNCTION flowcraft_sequence_run(p_run text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_log record;
+	v_commit_seq bigint;
+	v_snapshot pg_snapshot;
+	v_since xid8;
+	v_under_way xid8[];
+	v_added bigint;
+	v_transition bigint;
+BEGIN
+	-- 1. Most looks find nothing, and then write nothing.
+	SELECT l.* INTO v_log FROM flowcraft_streams l WHERE l.run_id = p_run;
+	IF FOUND THEN
+		v_since := pg_snapshot_xmax(v_log.seen);
+		v_under_way := ARRAY(SELECT pg_snapshot_xip(v_log.seen));
+		PERFORM FROM flowcraft_statuses s
+		WHERE s.run_id = p_run AND (
+			s.commit_seq > v_log.commit_seq
+			OR EXISTS (SELECT FROM flowcraft_transitions t WHERE t.run_id = p_run AND t.id > v_log.transition_id)
+			OR EXISTS (
+				SELECT FROM flowcraft_nodes n
+				WHERE n.run_id = p_run AND n.finished_seq IS NULL AND n.claimed_xid IS NOT NULL AND n.claimed_xid >= v_since
+			)
+			OR EXISTS (
+				SELECT FROM flowcraft_nodes n
+				WHERE n.run_id = p_run AND n.finished_seq IS NULL AND n.claimed_xid IS NOT NULL AND n.claimed_xid = ANY (v_under_way)
+			)
+			OR EXISTS (SELECT FROM flowcraft_attempts a WHERE a.run_id = p_run AND a.xid >= v_since)
+			OR EXISTS (SELECT FROM flowcraft_attempts a WHERE a.run_id = p_run AND a.xid = ANY (v_under_way))
+		);
+		IF NOT FOUND THEN
+			RETURN;
+		END IF;
+	ELSE
+		INSERT INTO flowcraft_streams (run_id) VALUES (p_run) ON CONFLICT DO NOTHING;
+	END IF;
+	SELECT l.* INTO v_log FROM flowcraft_streams l WHERE l.run_id = p_run FOR NO KEY UPDATE;
+
+	-- 2. How far this look reaches, taken before it: what commits in between is found, and found again the next time.
+	v_snapshot := pg_current_snapshot();
+	SELECT s.commit_seq INTO v_commit_seq FROM flowcraft_statuses s WHERE s.run_id = p_run;
+	-- In a database that was restored from a dump, transactions count from the beginning again.
+	IF pg_snapshot_xmax(v_log.seen) > pg_snapshot_xmax(v_snapshot) THEN
+		v_log.seen := '1:1:';
+	END IF;
+	v_since := pg_snapshot_xmax(v_log.seen);
+	v_under_way := ARRAY(SELECT pg_snapshot_xip(v_log.seen));
+
+	-- 3. What has changed, as events. `rank` puts those of one write into the order of cause and effect: a commit may end one
+	--    node and claim the next; `deaths` tells
+	--    executions of one attempt apart whose workers died.
+	WITH nodes AS MATERIALIZED (
+		SELECT n.* FROM flowcraft_nodes n WHERE n.run_id = p_run AND n.finished_seq > v_log.commit_seq
+		UNION ALL
+		SELECT n.* FROM flowcraft_nodes n
+		WHERE n.run_id = p_run AND n.finished_seq IS NULL AND n.claimed_xid IS NOT NULL AND n.claimed_xid >= v_since
+		UNION ALL
+		SELECT n.* FROM flowcraft_nodes n
+		WHERE n.run_id = p_run AND n.finished_seq IS NULL AND n.claimed_xid IS NOT NULL AND n.claimed_xid = ANY (v_under_way)
+	), begun AS (
+		SELECT n.node_id, n.generation, n.recovers, n.attempt, n.claimed_at, n.created_at,
+			CASE WHEN n.crashes = 0 THEN 0 ELSE (
+				SELECT count(*) FROM flowcraft_attempts a
+				WHERE a.run_id = p_run AND a.node_id = n.node_id AND a.generation = n.generation AND a.recovers = n.recovers
+					AND a.attempt = n.attempt AND a.outcome = 'crashed'
+			) END AS deaths
+		FROM nodes n
+		-- Otherwise the claim is that of an attempt which another one follows.
+		WHERE n.claimed_at IS NOT NULL
+			AND (n.state NOT IN ('pending', 'ready') OR (n.wake IS NOT NULL AND n.claim_token IS NOT NULL))
+	), attempts AS MATERIALIZED (
+		SELECT a.* FROM flowcraft_attempts a WHERE a.run_id = p_run AND a.xid >= v_since
+		UNION ALL
+		SELECT a.* FROM flowcraft_attempts a WHERE a.run_id = p_run AND a.xid = ANY (v_under_way)
+	), superseded AS (
+		SELECT a.*, (
+			SELECT count(*) FROM flowcraft_attempts e
+			WHERE e.run_id = p_run AND e.node_id = a.node_id AND e.generation = a.generation AND e.recovers = a.recovers
+				AND e.attempt = a.attempt AND e.outcome = 'crashed' AND e.id < a.id
+		) AS deaths
+		FROM attempts a
+	), events AS (
+		SELECT t.recorded_at AS at, CASE WHEN before.status IS NULL THEN 0 ELSE 8 END AS rank, 'run' AS what, '' AS node_id,
+			'' AS generation, '' AS recovers, NULL::int AS attempt, t.id AS serial,
+			json_build_object('status', t.status, 'before', before.status)::text AS detail
+		FROM flowcraft_transitions t LEFT JOIN LATERAL (
+			SELECT b.status FROM flowcraft_transitions b WHERE b.run_id = p_run AND b.id < t.id ORDER BY b.id DESC LIMIT 1
+		) AS before ON true
+		WHERE t.run_id = p_run AND t.id > v_log.transition_id
+		UNION ALL
+		SELECT b.claimed_at, 7, 'start', b.node_id, b.generation, b.recovers, b.attempt, b.deaths, NULL FROM begun b
+		UNION ALL
+		SELECT b.created_at, 6, 'fallback', b.node_id, b.generation, b.recovers, NULL, 0, NULL FROM begun b WHERE b.recovers <> ''
+		UNION ALL
+		SELECT n.finished_at, 5, CASE n.state WHEN 'completed' THEN 'finish' ELSE 'error' END, n.node_id, n.generation, n.recovers,
+			n.attempt, 0, json_build_object('action', n.action, 'error', n.error)::text
+		FROM nodes n WHERE n.finished_seq IS NOT NULL
+		UNION ALL
+		SELECT a.claimed_at, 7, 'start', a.node_id, a.generation, a.recovers, a.attempt, a.deaths, NULL
+		FROM superseded a WHERE a.claimed_at IS NOT NULL
+		UNION ALL
+		SELECT a.claimed_at, 3, 'fallback', a.node_id, a.generation, a.recovers, NULL, 0, NULL
+		FROM superseded a WHERE a.claimed_at IS NOT NULL AND a.recovers <> ''
+		UNION ALL
+		SELECT a.recorded_at, 5, 'retry', a.node_id, a.generation, a.recovers, a.attempt, a.deaths,
+			json_build_object('outcome', a.outcome, 'error', a.error)::text
+		FROM superseded a
+	), keyed AS (
+		SELECT e.*, md5(json_build_array(e.what, e.node_id, e.generation, e.recovers, e.attempt, e.serial)::text)::uuid AS key
+		FROM events e
+	), single AS (
+		SELECT DISTINCT ON (k.key) k.* FROM keyed k ORDER BY k.key, k.at
+	), fresh AS (
+		SELECT s.*, row_number() OVER (ORDER BY s.at, s.rank, s.key) AS position FROM single s
+		WHERE NOT EXISTS (SELECT FROM flowcraft_stream_events d WHERE d.run_id = p_run AND d.key = s.key)
+	), told AS (
+		INSERT INTO flowcraft_stream_events (run_id, seq, key, at, what, node_id, generation, recovers, attempt, detail)
+		SELECT p_run, v_log.last_seq + f.position, f.key, f.at, f.what, f.node_id, f.generation, f.recovers, f.attempt, f.detail
+		FROM fresh f
+		RETURNING 1
+	)
+	SELECT (SELECT count(*) FROM told), (SELECT max(e.serial) FROM events e WHERE e.what = 'run') INTO v_added, v_transition;
+
+	UPDATE flowcraft_streams l SET last_seq = v_log.last_seq + v_added, commit_seq = v_commit_seq,
+		transition_id = coalesce(v_transition, v_log.transition_id), seen = v_snapshot
+	WHERE l.run_id = p_run;
+END $$;
+
+-- What a live reader has not been told yet: up to p_limit events after number p_after. Always at least one row; `seq` is
+-- null where there is no event. `status` was read before the events were: if it is final, the log has the run's end.
+-- No row: there is no such run.
+CREATE OR REPLACE FUNCTION flowcraft_follow_run(p_run text, p_after bigint, p_limit int) RETURNS TABLE (
+	status text, blueprint_id text, last_seq bigint, seq bigint, at timestamptz, what text, node text, generation text,
+	recovers text, attempt int, detail text
+)
+LANGUAGE plpgsql VOLATILE ROWS 100
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_run record;
+BEGIN
+	SELECT s.status, s.blueprint_id INTO v_run FROM flowcraft_statuses s WHERE s.run_id = p_run;
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	PERFORM flowcraft_sequence_run(p_run);
+	RETURN QUERY
+	SELECT v_run.status, v_run.blueprint_id, l.last_seq, e.seq, e.at, e.what, e.node_id::text, e.generation::text,
+		e.recovers::text, e.attempt, e.detail
+	FROM flowcraft_streams l LEFT JOIN LATERAL (
+		SELECT e.* FROM flowcraft_stream_events e WHERE e.run_id = p_run AND e.seq > p_after ORDER BY e.seq LIMIT p_limit
+	) AS e ON true
+	WHERE l.run_id = p_run
+	ORDER BY e.seq;
+END $$;
+
+-- What running nodes have emitted, one element per node and batch: p_data is a JSON array of texts, p_firsts the number
+-- of its first one within this execution of the node. Only the holder of a claim emits; of others nothing is kept. It is
+-- no part of the node's commit. Events that came before, the start of the node included, get their numbers first. May be
+-- repeated as it was: what is there already is not added again. Returns how many elements were their claims' holders'.
+CREATE OR REPLACE FUNCTION flowcraft_emit(
+	p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_tokens uuid[], p_firsts int[], p_data text[]
+) RETURNS int
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	v_run text;
+	v_last bigint;
+	v_held int;
+	v_total int := 0;
+BEGIN
+	-- In one order, so that no two workers wait for each other.
+	FOR v_run IN SELECT DISTINCT r.run_id COLLATE "C" FROM unnest(p_runs) AS r(run_id) ORDER BY 1 LOOP
+		PERFORM flowcraft_sequence_run(v_run);
+		SELECT l.last_seq INTO v_last FROM flowcraft_streams l WHERE l.run_id = v_run FOR NO KEY UPDATE;
+		WITH given AS (
+			SELECT x.ix::int AS ix, x.node_id, x.generation, x.recovers, x.token, x.first, x.data, n.attempt, n.crashes
+			FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens, p_firsts, p_data)
+				WITH ORDINALITY AS x(run_id, node_id, generation, recovers, token, first, data, ix)
+			CROSS JOIN LATERAL (
+				SELECT n.attempt, n.crashes, n.state, n.claim_token FROM flowcraft_nodes n
+				WHERE n.run_id = x.run_id AND n.node_id = x.node_id AND n.generation = x.generation AND n.recovers = x.recovers
+				OFFSET 0
+			) AS n
+			WHERE x.run_id = v_run AND n.state = 'running' AND n.claim_token = x.token
+		), kept AS (
+			INSERT INTO flowcraft_stream_events (run_id, seq, key, at, what, node_id, generation, recovers, attempt, detail)
+			SELECT v_run, v_last + row_number() OVER (ORDER BY g.ix), md5(format('%s %s', g.token, g.first))::uuid,
+				clock_timestamp(), 'emit', g.node_id, g.generation, g.recovers, g.attempt,
+				format('{"crashes":%s,"first":%s,"data":%s}', g.crashes, g.first, g.data)
+			FROM given g
+			ON CONFLICT (run_id, key) DO NOTHING
+		)
+		SELECT count(*) INTO v_held FROM given g;
+		UPDATE flowcraft_streams l SET last_seq = v_last + v_held WHERE l.run_id = v_run;
+		v_total := v_total + v_held;
+	END LOOP;
+	RETURN v_total;
+END $$;
+--> statement-breakpoint
 -- installed from: 70_relay.sql
 -- A relay takes due rows for a while: business events (p_events), or everything else, so that events which nobody takes
 -- are not in the way of jobs. Rows that another relay holds are skipped; rows whose holder let its time pass are
@@ -2268,7 +2507,7 @@ BEGIN
 	END LOOP;
 END $$;
 
--- Deletes what has been kept for its time: idempotency keys, events, webhooks, rows of workers that are gone. A webhook
+-- Deletes what has been kept for its time: idempotency keys, events, webhooks, emitted data, rows of workers that are gone. A webhook
 -- is remembered for a week longer than it is good for, so that late requests are told that it has expired.
 CREATE OR REPLACE FUNCTION flowcraft_sweep_expired(p_worker_ms bigint) RETURNS int
 LANGUAGE plpgsql VOLATILE
@@ -2285,6 +2524,9 @@ BEGIN
 	DELETE FROM flowcraft_kept_events e WHERE e.expires_at < v_now;
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
 	DELETE FROM flowcraft_webhooks h WHERE h.expires_at < v_now - interval '7 days';
+	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
+	-- What nodes have emitted is kept for an hour: live readers have had it by then.
+	DELETE FROM flowcraft_stream_events e WHERE e.what = 'emit' AND e.at < v_now - interval '1 hour';
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
 	-- Only once nothing claimed by it is left: a node whose worker is unknown counts as a dead worker's anyway.
 	DELETE FROM flowcraft_workers w

@@ -4,3 +4,4 @@ ALTER TABLE flowcraft_outbox SET (fillfactor = 50, autovacuum_vacuum_scale_facto
 ALTER TABLE flowcraft_statuses SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500);
 ALTER TABLE flowcraft_nodes SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 ALTER TABLE flowcraft_workers SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01);
+ALTER TABLE flowcraft_streams SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500);

@@ -86,6 +86,7 @@ BEGIN
 		), woken AS (
 			UPDATE flowcraft_nodes n
 			SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
+				claimed_xid = pg_current_xact_id(),
 				wake = CASE n.state WHEN 'child' THEN 'child' ELSE 'timer' END,
 				-- Its message was due when the timer was, or when the child ended: the sweep compares messages by it.
 				emitted_at = greatest(n.emitted_at, n.due_at, a.child_finished_at),
@@ -122,7 +123,8 @@ BEGIN
 		WHERE s.status IN ('running', 'awaiting')
 	), claimed AS (
 		UPDATE flowcraft_nodes n
-		SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now
+		SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
+			claimed_xid = pg_current_xact_id()
 		FROM free f
 		WHERE n.ctid = f.place AND n.state || '' = 'ready'
 		RETURNING f.ix

@@ -311,11 +311,12 @@ BEGIN
 			WHERE x.ix = ANY (committed)
 		), added AS (
 			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, created_at, emitted_at, input_edge,
-				input_node, input_generation, input_recovers, input, dynamic, worker_id, claim_token, claimed_at)
+				input_node, input_generation, input_recovers, input, dynamic, worker_id, claim_token, claimed_at, claimed_xid)
 			SELECT a.run_id, a.node_id, a.generation, a.recovers, CASE WHEN a.token IS NULL THEN 'ready' ELSE 'running' END, v_now,
 				CASE WHEN a.token IS NULL THEN v_now ELSE v_sent[array_position(committed, a.ix)] END, a.edge,
 				a.input_node, a.input_generation, a.input_recovers, a.input, a.dynamic,
-				CASE WHEN a.token IS NOT NULL THEN p_worker END, a.token, CASE WHEN a.token IS NOT NULL THEN v_now END
+				CASE WHEN a.token IS NOT NULL THEN p_worker END, a.token, CASE WHEN a.token IS NOT NULL THEN v_now END,
+				CASE WHEN a.token IS NOT NULL THEN pg_current_xact_id() END
 			FROM asked a
 			ON CONFLICT DO NOTHING
 			RETURNING run_id, node_id, generation, recovers, claim_token
@@ -482,7 +483,8 @@ BEGIN
 				emitted_at = CASE WHEN p.token IS NULL THEN v_now ELSE v_sent[array_position(committed, t.ix)] END,
 				worker_id = CASE WHEN p.token IS NULL THEN n.worker_id ELSE p_worker END,
 				claim_token = coalesce(p.token, n.claim_token),
-				claimed_at = CASE WHEN p.token IS NULL THEN n.claimed_at ELSE v_now END
+				claimed_at = CASE WHEN p.token IS NULL THEN n.claimed_at ELSE v_now END,
+				claimed_xid = CASE WHEN p.token IS NULL THEN n.claimed_xid ELSE pg_current_xact_id() END
 			FROM candidates t
 			CROSS JOIN LATERAL (
 				SELECT p.ctid AS place, CASE WHEN v_claims AND s.status IN ('running', 'awaiting') THEN t.token END AS token

@@ -245,7 +245,7 @@ BEGIN
 	END LOOP;
 END $$;
 
--- Deletes what has been kept for its time: idempotency keys, events, webhooks, rows of workers that are gone. A webhook
+-- Deletes what has been kept for its time: idempotency keys, events, webhooks, emitted data, rows of workers that are gone. A webhook
 -- is remembered for a week longer than it is good for, so that late requests are told that it has expired.
 CREATE OR REPLACE FUNCTION flowcraft_sweep_expired(p_worker_ms bigint) RETURNS int
 LANGUAGE plpgsql VOLATILE
@@ -262,6 +262,9 @@ BEGIN
 	DELETE FROM flowcraft_kept_events e WHERE e.expires_at < v_now;
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
 	DELETE FROM flowcraft_webhooks h WHERE h.expires_at < v_now - interval '7 days';
+	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
+	-- What nodes have emitted is kept for an hour: live readers have had it by then.
+	DELETE FROM flowcraft_stream_events e WHERE e.what = 'emit' AND e.at < v_now - interval '1 hour';
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
 	-- Only once nothing claimed by it is left: a node whose worker is unknown counts as a dead worker's anyway.
 	DELETE FROM flowcraft_workers w
