@@ -1,17 +1,16 @@
 /** `npm run client`: starts one run, waits for its end, prints how it ended and what came out. */
-import { randomUUID } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { z } from 'zod'
+import type { Run } from '../src/client/index.js'
 import {
 	ENVIRONMENT_HELP,
 	EXIT_INTERRUPTED,
 	exitCodeFor,
 	parseDuration,
-	serverFromEnvironment,
+	patientClient,
 	UsageError,
 } from './command-line.js'
-import { RunsClient, type Run } from './runs-client.js'
 
 const EXIT_CODES = { completed: 0, failed: 1, cancelled: 2 } as const
 const EXIT_STILL_RUNNING = 3
@@ -57,13 +56,11 @@ async function main(): Promise<number> {
 	if ((flags.blueprint === undefined) === (flags.run === undefined))
 		throw new UsageError('Give either --blueprint or --run.')
 	const timeoutMs = parseDuration('--timeout', flags.timeout)
-	const client = new RunsClient({
-		...serverFromEnvironment(process.env),
-		onTrouble: (problem) =>
-			console.error(
-				problem === undefined ? 'The server answers again.' : `Waiting for the server (${problem}) …`,
-			),
-	})
+	const { client } = patientClient((problem) =>
+		console.error(
+			problem === undefined ? 'The server answers again.' : `Waiting for the server (${problem}) …`,
+		),
+	)
 
 	let runId = flags.run
 	process.once('SIGINT', () => {
@@ -78,16 +75,17 @@ async function main(): Promise<number> {
 	try {
 		if (flags.blueprint !== undefined) {
 			const { blueprint, version, tag: tags } = flags
-			const request = {
-				blueprint,
+			const started = await client.start(blueprint, {
 				input: await readInput(flags.input),
 				...(version !== undefined && { version }),
 				...(tags && { tags }),
-			}
-			runId = await client.start(request, flags.key ?? randomUUID(), signal)
+				...(flags.key !== undefined && { idempotencyKey: flags.key }),
+				signal,
+			})
+			runId = started.runId
 			console.error(`Started run ${runId}`)
 		}
-		const run = await client.waitForEnd(runId ?? '', signal, reportPauses())
+		const run = await client.wait(runId ?? '', { signal, onProgress: reportPauses() })
 		if (flags.json) console.log(JSON.stringify(run, null, 2))
 		else print(run)
 		return EXIT_CODES[run.status as keyof typeof EXIT_CODES]
@@ -127,7 +125,7 @@ function reportPauses(): (run: Run) => void {
 /** The context without Flowcraft's own keys: they repeat what nodes returned. `--json` shows them. */
 function print(run: Run): void {
 	console.log(run.status.toUpperCase() + (run.reason ? `: ${run.reason}` : ''))
-	for (const { nodeId, message } of run.errors ?? []) console.log(`  ${nodeId ?? run.runId}: ${message}`)
+	for (const { nodeId, message } of run.errors ?? []) console.log(`  ${nodeId}: ${message}`)
 	if (!run.result) return
 	const context = Object.fromEntries(
 		Object.entries(run.result.context).filter(([key]) => !key.startsWith('_')),

@@ -1,4 +1,5 @@
 /** What the command-line clients have in common: where the server is, and how people write durations. */
+import { type Client, ConnectionError, createClient, ProblemError } from '../src/client/index.js'
 
 /** The command was called wrongly; the message says how. */
 export class UsageError extends Error {
@@ -15,8 +16,8 @@ export const ENVIRONMENT_HELP = `Environment:
   API_KEY         sent as "Authorization: Bearer …"`
 
 /** Where the server is and how to be let in. @throws UsageError that names the faulty variable. */
-export function serverFromEnvironment(env: NodeJS.ProcessEnv): {
-	baseUrl: string
+function serverFromEnvironment(env: NodeJS.ProcessEnv): {
+	url: string
 	apiKey?: string | undefined
 } {
 	const [name, value] = env.FLOWCRAFT_URL
@@ -25,7 +26,7 @@ export function serverFromEnvironment(env: NodeJS.ProcessEnv): {
 	if (!URL.canParse(value) || !/^https?:$/.test(new URL(value).protocol)) {
 		throw new UsageError(`${name} is not valid: ${value} is no http(s) URL`)
 	}
-	return { baseUrl: value.replace(/\/+$/, ''), apiKey: env.API_KEY || undefined }
+	return { url: value.replace(/\/+$/, ''), apiKey: env.API_KEY || undefined }
 }
 
 const UNITS_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
@@ -41,13 +42,29 @@ export function parseDuration(flag: string, text: string): number {
 	return ms
 }
 
+/** Nothing has answered at all for so long, in ms: the server is not restarting, it was never started. */
+const UNANSWERED_MS = 5000
+
+/** A client that waits for a server that restarts, for as long as its calls' signals allow. */
+export function patientClient(onTrouble: (problem?: string) => void): { client: Client; url: string } {
+	const server = serverFromEnvironment(process.env)
+	const retry = { forMs: Infinity, firstAnswerMs: UNANSWERED_MS }
+	return { client: createClient({ ...server, retry, onTrouble }), url: server.url }
+}
+
+function explain(error: unknown): string {
+	if (error instanceof ProblemError)
+		return `The server refused the request with status ${error.status}: ${error.message}`
+	// Whatever else breaks is tried again.
+	if (error instanceof ConnectionError) return `${error.message}. Run "npm start" first.`
+	return error instanceof Error ? error.message : String(error)
+}
+
 /** The same for every command: what went wrong goes to stderr, without a stack, and decides the exit code. */
 export function exitCodeFor(error: unknown): number {
 	const isUsage =
 		error instanceof UsageError ||
 		(error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS'))
-	process.stderr.write(
-		`${error instanceof Error ? error.message : String(error)}\n${isUsage ? 'Try --help.\n' : ''}`,
-	)
+	process.stderr.write(`${explain(error)}\n${isUsage ? 'Try --help.\n' : ''}`)
 	return isUsage ? EXIT_USAGE : 1
 }

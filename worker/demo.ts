@@ -6,15 +6,15 @@ import { randomUUID } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { parseArgs } from 'node:util'
 import { z } from 'zod'
+import type { Run } from '../src/client/index.js'
 import {
 	ENVIRONMENT_HELP,
 	EXIT_INTERRUPTED,
 	exitCodeFor,
 	parseDuration,
-	serverFromEnvironment,
+	patientClient,
 	UsageError,
 } from './command-line.js'
-import { RunsClient, type Run } from './runs-client.js'
 import { samplePosts, type SamplePost } from './workflows/content-moderation/sample-posts.js'
 
 const REQUESTS_AT_ONCE = 16
@@ -61,20 +61,16 @@ async function main(): Promise<number> {
 	if (!Number.isInteger(repeat) || repeat < 1 || repeat > MAX_REPEAT)
 		throw new UsageError(`--repeat must be a number from 1 to ${MAX_REPEAT}.`)
 	const timeoutMs = parseDuration('--timeout', flags.timeout)
-	const server = serverFromEnvironment(process.env)
-
 	const deliveries: Delivery[] = Array.from({ length: repeat }, (_, round) =>
 		samplePosts.map((post) => ({ post, idempotencyKey: `${flags.key}/${round}/${post.id}` })),
 	).flat()
-	console.log(`Sending ${deliveries.length} posts to ${server.baseUrl} (key ${flags.key})`)
 	const progress = createProgress(deliveries)
-	const client = new RunsClient({
-		...server,
-		onTrouble: (problem) =>
-			progress.say(
-				problem === undefined ? 'The server answers again.' : `Waiting for the server (${problem}) …`,
-			),
-	})
+	const { client, url } = patientClient((problem) =>
+		progress.say(
+			problem === undefined ? 'The server answers again.' : `Waiting for the server (${problem}) …`,
+		),
+	)
+	console.log(`Sending ${deliveries.length} posts to ${url} (key ${flags.key})`)
 	process.once('SIGINT', () => {
 		progress.say(
 			`Runs that were started go on. To look at them again: npm run demo -- --repeat ${repeat} --key ${flags.key}`,
@@ -90,16 +86,17 @@ async function main(): Promise<number> {
 	try {
 		await forEach(deliveries, async (delivery) => {
 			const { id, userId, userPost } = delivery.post
-			const request = {
-				blueprint: 'content-moderation',
+			const started = await client.start('content-moderation', {
 				input: { userId, userPost },
 				tags: ['demo', `sample:${id}`],
-			}
-			delivery.runId = await client.start(request, delivery.idempotencyKey, signal)
+				idempotencyKey: delivery.idempotencyKey,
+				signal,
+			})
+			delivery.runId = started.runId
 			progress.update()
 		})
 		await forEach(deliveries, async (delivery) => {
-			delivery.outcome = outcomeOf(await client.waitForEnd(delivery.runId ?? '', signal))
+			delivery.outcome = outcomeOf(await client.wait(delivery.runId ?? '', { signal }))
 			progress.update()
 		})
 	} catch (error) {

@@ -229,7 +229,7 @@ test('a client that goes away leaves nothing behind', async () => {
 			}
 		},
 	})
-	const server = await serveFunctions({ app: ownDatabase, host: '127.0.0.1', port: 0 })
+	const server = await serveFunctions({ app: ownDatabase, host: '127.0.0.1', port: 0, graceMs: 200 })
 	try {
 		const abort = new AbortController()
 		const response = await fetch(`${server.url}/runs/${runId}/stream`, { signal: abort.signal })

@@ -2,7 +2,7 @@
  * The package as its users get it: packed, installed into an empty project, loaded by plain Node and by the compiler.
  */
 import { execFile } from 'node:child_process'
-import { mkdir, readdir, rename, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
@@ -87,6 +87,7 @@ describe('each entry loads in plain Node', () => {
 				'ConflictError',
 			],
 		],
+		['flowcraft-outbox/client', ['createClient', 'defineBlueprint', 'NotFoundError', 'ConnectionError']],
 		['flowcraft-outbox/functions', ['createApp', 'createDatabase', 'readAppConfig']],
 		[
 			'flowcraft-outbox/worker',
@@ -113,6 +114,7 @@ describe('each entry loads in plain Node', () => {
 	it('and opens nothing: the process ends by itself', async () => {
 		const source = [
 			'flowcraft-outbox',
+			'flowcraft-outbox/client',
 			'flowcraft-outbox/functions',
 			'flowcraft-outbox/worker',
 			'flowcraft-outbox/schema',
@@ -137,6 +139,15 @@ describe('what runs on edge hosts', () => {
 
 		for (const entry of ['flowcraft-outbox', 'flowcraft-outbox/functions', 'flowcraft-outbox/schema']) {
 			expect(await exportsOf(entry)).not.toEqual([])
+		}
+		// The client needs no other package at all.
+		const needed = ['postgres', 'drizzle-orm', 'hono', 'zod', 'flowcraft']
+		for (const name of needed) await rename(at(name), `${at(name)}.hidden`)
+		try {
+			expect(await exportsOf('flowcraft-outbox/client')).toContain('createClient')
+			await expect(exportsOf('flowcraft-outbox')).rejects.toThrow(/ERR_MODULE_NOT_FOUND/)
+		} finally {
+			for (const name of needed) await rename(`${at(name)}.hidden`, at(name))
 		}
 		// The test would notice.
 		await expect(exportsOf('flowcraft-outbox/worker')).rejects.toThrow(/ERR_MODULE_NOT_FOUND/)
@@ -225,9 +236,13 @@ describe('the types', () => {
 				typeRoots: [join(PROJECT_ROOT, 'node_modules', '@types')],
 			}
 			await writeFile(join(consumer, 'consumer.ts'), CONSUMER)
+			const readme = await readFile(join(PROJECT_ROOT, 'README.md'), 'utf8')
+			const [, example = ''] = /^### The client$.*?^```ts\n(.*?)^```$/ms.exec(readme) ?? []
+			expect(example).toContain('flowcraft-outbox/client')
+			await writeFile(join(consumer, 'readme.ts'), example)
 			await writeFile(
 				join(consumer, 'tsconfig.json'),
-				JSON.stringify({ compilerOptions, files: ['consumer.ts'] }),
+				JSON.stringify({ compilerOptions, files: ['consumer.ts', 'readme.ts'] }),
 			)
 			const tsc = join(PROJECT_ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
 			const output = await command(

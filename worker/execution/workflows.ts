@@ -24,7 +24,8 @@ import { createValueCodec, type ValueCodec } from '../../src/context/values.js'
 import type { Logger } from '../../src/ports/logger.js'
 import type { DurableDependencies } from './durable-dependencies.js'
 
-type AnyFlow = FlowBuilder<Record<string, unknown>, Record<string, unknown>>
+/** A builder of whatever context and dependencies: neither of these depends on them. */
+type AnyFlow = Pick<FlowBuilder, 'toBlueprint' | 'getFunctionRegistry'>
 
 // `RuntimeDependencies` is Flowcraft's record of anything.
 type DurableFunction = NodeFunction<RuntimeDependencies, DurableDependencies>
