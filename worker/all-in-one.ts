@@ -122,6 +122,7 @@ async function start(): Promise<RunningProcess> {
 			drainMs: settings.DRAIN_MS,
 			unrunnableLimitMs: settings.UNRUNNABLE_MS,
 			poolSize: settings.WORKER_POOL,
+			transactionPoolSize: settings.TRANSACTION_POOL,
 			...webhookOptions(settings),
 		})
 		const relay = createRelay({

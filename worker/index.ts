@@ -26,6 +26,7 @@ export { createRelay, type Relay, type RelayCounts, type RelayOptions } from './
 export { createWorker, type Worker, type WorkerOptions } from './worker/worker.js'
 export type { WorkflowsModule } from './execution/workflows.js'
 export type { DurableDependencies, PublishOptions } from './execution/durable-dependencies.js'
+export type { CommitTransaction } from './transaction/handle.js'
 export type { SweepReport } from './relay/sweep.js'
 
 // ── Brokers and doorbells ────────────────────────────────────────────────────────────────────────────────────────────

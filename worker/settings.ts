@@ -45,6 +45,7 @@ const worker = {
 	DRAIN_MS: wholeNumber(0, 86_400_000, 30_000),
 	UNRUNNABLE_MS: wholeNumber(0, 2_592_000_000, 3_600_000),
 	WORKER_POOL: wholeNumber(1, 200, 6),
+	TRANSACTION_POOL: wholeNumber(1, 200, 4),
 	PUBLIC_URL: publicUrl.optional(),
 	/** Where the functions are if PUBLIC_URL does not say: on this machine. */
 	PORT: wholeNumber(0, 65_535, 3000),

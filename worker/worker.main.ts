@@ -16,7 +16,8 @@ const HELP = `Claims nodes that are ready and executes them.
   WORKFLOWS=./my-workflows/index.ts npm run start:worker
 
 Environment: DATABASE_URL and RABBITMQ_URL are needed; REDIS_URL, QUEUE_NAME, WORKFLOWS, CONCURRENCY, LEASE_MS, DRAIN_MS,
-UNRUNNABLE_MS, WORKER_POOL, PUBLIC_URL, WEBHOOK_SECRET, METRICS_PORT, METRICS_HOST, REDACT_KEYS and LOG_LEVEL are described in .env.example.
+UNRUNNABLE_MS, WORKER_POOL, TRANSACTION_POOL, PUBLIC_URL, WEBHOOK_SECRET, METRICS_PORT, METRICS_HOST, REDACT_KEYS and
+LOG_LEVEL are described in .env.example.
 On SIGTERM it takes nothing new, lets nodes end for DRAIN_MS, gives the rest back and ends.`
 
 await runProcess(HELP, async () => {
@@ -40,6 +41,7 @@ await runProcess(HELP, async () => {
 		drainMs: settings.DRAIN_MS,
 		unrunnableLimitMs: settings.UNRUNNABLE_MS,
 		poolSize: settings.WORKER_POOL,
+		transactionPoolSize: settings.TRANSACTION_POOL,
 		...webhookOptions(settings),
 	})
 	const observability = await serveObservability({

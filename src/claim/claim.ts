@@ -131,6 +131,39 @@ function claimedNode(key: NodeKey, row: ClaimRow): ClaimedNode {
 	}
 }
 
+/**
+ * What has become of a claim.
+ * - `held`: its holder may finish the node.
+ * - `repeated`: it has finished the node already.
+ * - `lost`: it is somebody else's by now, or the run has ended.
+ */
+export interface ClaimLook {
+	readonly status: 'held' | 'repeated' | 'lost'
+	/** The transaction that looked, and the server's process that it runs in. */
+	readonly transaction: string
+	readonly backend: number
+}
+
+/** Looks without a lock: only the commit itself is a fence. */
+export async function lookAtClaim(db: Executor, key: NodeKey, token: string): Promise<ClaimLook> {
+	const [look] = await query<{ status: ClaimLook['status']; transaction: string; backend: number }>(
+		db,
+		`select pg_current_xact_id()::text as transaction, pg_backend_pid() as backend, coalesce((
+			select case
+				when n.claim_token is distinct from $5::text::uuid then 'lost'
+				when n.state = 'running' and s.finished_at is null then 'held'
+				when n.state in ('running', 'cancelled') then 'lost'
+				else 'repeated'
+			end
+			from flowcraft_nodes n join flowcraft_statuses s on s.run_id = n.run_id
+			where n.run_id = $1::text and n.node_id = $2::text and n.generation = $3::text and n.recovers = $4::text
+		), 'lost') as status`,
+		[key.runId, key.nodeId, key.generation, key.recovers, token],
+	)
+	if (look === undefined) throw new Error('The look at a claim answered nothing')
+	return look
+}
+
 /** A claim that is given back, to be tried again after `delayMs`, by whoever can. */
 export interface ReleasedClaim {
 	readonly key: NodeKey

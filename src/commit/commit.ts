@@ -127,14 +127,45 @@ export async function commitNodes(
 	workerId?: string,
 ): Promise<CommitResult> {
 	const columns = toColumns(commits)
-	const placeholders = columns.map(({ type }, position) => `$${position + 2}::text::${type}[]`).join(', ')
 	const [row] = await query<{ answer: string }>(
 		db,
-		`select to_json(c)::text as answer from flowcraft_commit($1::text::uuid, ${placeholders}) c`,
+		`select to_json(c)::text as answer from flowcraft_commit($1::text::uuid, ${placeholders(columns)}) c`,
 		[workerId ?? null, ...columns.map(({ values }) => textArray(values))],
 	)
 	if (row === undefined) throw new Error('flowcraft_commit answered nothing')
-	const answer = JSON.parse(row.answer) as {
+	return readAnswer(row.answer, commits)
+}
+
+/**
+ * The same inside an interactive transaction, whose COMMIT is then to follow at once: the runs stay locked until it comes.
+ *
+ * @param transaction what `pg_current_xact_id()` has answered in it
+ * @returns undefined if this is another transaction, or none: then nothing was applied
+ */
+export async function commitNodeInside(
+	db: Executor,
+	transaction: string,
+	commit: NodeCommit,
+): Promise<CommitResult | undefined> {
+	const columns = toColumns([commit])
+	// A worker that stands still from here on holds the runs' locks no longer than that.
+	const [row] = await query<{ answer: string | null }>(
+		db,
+		`select set_config('idle_in_transaction_session_timeout', '5000', true),
+			case when pg_current_xact_id()::text = $1::text then (
+				select to_json(c)::text from flowcraft_commit(null::uuid, ${placeholders(columns)}) c
+			) end as answer`,
+		[transaction, ...columns.map(({ values }) => textArray(values))],
+	)
+	return typeof row?.answer === 'string' ? readAnswer(row.answer, [commit]) : undefined
+}
+
+/** From the second parameter on. */
+const placeholders = (columns: readonly Column[]): string =>
+	columns.map(({ type }, position) => `$${position + 2}::text::${type}[]`).join(', ')
+
+function readAnswer(text: string, commits: readonly NodeCommit[]): CommitResult {
+	const answer = JSON.parse(text) as {
 		committed: number[]
 		repeated: number[]
 		refused: number[]

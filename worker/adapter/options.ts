@@ -15,6 +15,7 @@ const WORKER_PART = [
 	'drainMs',
 	'unrunnableLimitMs',
 	'poolSize',
+	'transactionPoolSize',
 	'publicUrl',
 	'webhookSecret',
 	'name',

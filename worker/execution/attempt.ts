@@ -20,8 +20,43 @@ export interface AttemptInput {
 	readonly context: Omit<NodeContext, 'signal'>
 	readonly middleware: readonly Middleware[]
 	readonly isLastAttempt: boolean
-	/** Aborts for a cancel, a lost claim, a stopping worker. */
+	/** Aborts for a timeout, a cancel, a lost claim, a stopping worker. */
 	readonly signal: AbortSignal
+}
+
+/** How long an attempt may take, what follows its implementation included. */
+export class AttemptLimit {
+	#signal: AbortSignal
+	#timer: NodeJS.Timeout | undefined
+	#leaveOuter: (() => void) | undefined
+
+	constructor(signal: AbortSignal) {
+		this.#signal = signal
+	}
+
+	/** Aborts with a `NodeTimeoutError`, or as the signal that it was made from does. */
+	get signal(): AbortSignal {
+		return this.#signal
+	}
+
+	/** Begins to count; the signal is another one from then on, if there is a timeout. */
+	start(timeoutMs: number | undefined): void {
+		if (timeoutMs === undefined || timeoutMs <= 0) return
+		// Not `AbortSignal.any`: Node 20 keeps such a signal for ever once somebody listens to it, and nodes do.
+		const outer = this.#signal
+		const timeout = new AbortController()
+		this.#timer = setTimeout(() => timeout.abort(new NodeTimeoutError(timeoutMs)), timeoutMs)
+		const passOn = (): void => timeout.abort(outer.reason)
+		outer.addEventListener('abort', passOn, { once: true })
+		if (outer.aborted) passOn()
+		this.#leaveOuter = () => outer.removeEventListener('abort', passOn)
+		this.#signal = timeout.signal
+	}
+
+	stop(): void {
+		clearTimeout(this.#timer)
+		this.#leaveOuter?.()
+	}
 }
 
 /**
@@ -29,19 +64,7 @@ export interface AttemptInput {
  * @throws what it threw; `NodeTimeoutError`; the signal's reason, as soon as it is aborted, even if the node goes on
  */
 export async function runAttempt(input: AttemptInput): Promise<NodeResult> {
-	const timeoutMs = input.node.config?.timeout
-	let { signal } = input
-	let timer: NodeJS.Timeout | undefined
-	let passOn: (() => void) | undefined
-	if (timeoutMs !== undefined && timeoutMs > 0) {
-		// Not `AbortSignal.any`: Node 20 keeps such a signal for ever once somebody listens to it, and nodes do.
-		const timeout = new AbortController()
-		timer = setTimeout(() => timeout.abort(new NodeTimeoutError(timeoutMs)), timeoutMs)
-		passOn = () => timeout.abort(input.signal.reason)
-		input.signal.addEventListener('abort', passOn, { once: true })
-		if (input.signal.aborted) passOn()
-		signal = timeout.signal
-	}
+	const { signal } = input
 	try {
 		signal.throwIfAborted()
 		// A node that does not listen to its signal loses the race all the same: its slot is free, its result is dropped.
@@ -53,9 +76,6 @@ export async function runAttempt(input: AttemptInput): Promise<NodeResult> {
 		// Nodes may wrap or replace the reason that they were aborted with; what counts is that they were.
 		if (signal.aborted) throw signal.reason
 		throw error
-	} finally {
-		clearTimeout(timer)
-		if (passOn !== undefined) input.signal.removeEventListener('abort', passOn)
 	}
 }
 

@@ -4,6 +4,7 @@
  *     createFlow<Order, DurableDependencies>('order').node('pay', async ({ dependencies }) => { … })
  */
 import type { RuntimeDependencies } from 'flowcraft'
+import type { CommitTransaction } from '../transaction/handle.js'
 
 export interface DurableDependencies extends RuntimeDependencies {
 	/**
@@ -45,6 +46,19 @@ export interface DurableDependencies extends RuntimeDependencies {
 	 * @throws UnstorableValueError for what could never be published; no retry follows, since it would do the same
 	 */
 	publish(exchange: string, routingKey: string, message: unknown, options?: PublishOptions): string
+	/**
+	 * Runs `callback` when the node has returned, in the very transaction that records its result (or that it waits): what
+	 * it writes with `tx` becomes true with the result, or not at all. Several run one after the other. What it throws is a
+	 * failure of the attempt, with retries and fallback as for any other; the node's `timeout` goes on.
+	 *
+	 * It may be called again after a deadlock or a lost connection, so it should do nothing but send statements, and must
+	 * not wait for anything else for longer than 10 s. Its statements must not end the transaction, nor touch the run itself.
+	 * `startRun(tx, …)` starts another run with the result; `drizzle(tx)` works, and then dates and JSON of that callback
+	 * are Drizzle's.
+	 *
+	 * @throws nothing of the callback's; an error if the node has ended
+	 */
+	onCommit(callback: (tx: CommitTransaction) => unknown): void
 }
 
 export interface PublishOptions {

@@ -6,6 +6,7 @@ import type { BlueprintGraph } from '../../src/blueprint/graph.js'
 import type { BufferedContext } from '../../src/context/node-context.js'
 import { keyText } from '../../src/plan/node-key.js'
 import type { BusinessEvents } from './business-events.js'
+import type { CommitCallbacks } from './commit-callbacks.js'
 import type { DurableDependencies } from './durable-dependencies.js'
 import type { Emit } from './emitter.js'
 import type { Workflows } from './workflows.js'
@@ -63,6 +64,7 @@ export function createDependencies(
 	step: RunStep,
 	events: BusinessEvents,
 	emit: Emit,
+	callbacks: CommitCallbacks,
 ): NodeContext['dependencies'] {
 	const { runtime } = workflows
 	const services = {
@@ -96,6 +98,7 @@ export function createDependencies(
 		step,
 		emit,
 		publish: (...event) => events.publish(...event),
+		onCommit: (callback) => callbacks.add(callback),
 	}
 	return {
 		...runtime.dependencies,

@@ -28,9 +28,11 @@ import {
 } from '../../src/plan/plan.js'
 import { withJitter } from '../../src/loop.js'
 import { ClaimLostError, RunCancelledError, WorkerDrainingError } from './aborts.js'
-import { isFatal, runAttempt, toError } from './attempt.js'
+import type { CommitCallback } from '../transaction/commit.js'
+import { AttemptLimit, isFatal, runAttempt, toError } from './attempt.js'
 import { gather, scatter } from './batch.js'
 import { BusinessEvents } from './business-events.js'
+import { CommitCallbacks } from './commit-callbacks.js'
 import { sleepDuration, subflowParams, turnLoop } from './built-in.js'
 import { createDependencies, NodeState } from './node-dependencies.js'
 import { resolveInput } from './node-input.js'
@@ -67,9 +69,19 @@ export interface ExecutionEngine {
  * - `abandoned`: aborted from outside; the claim is gone, or is to be given back.
  */
 export type NodeEnd =
-	| { readonly type: 'commit'; readonly commit: NodeCommit }
+	| { readonly type: 'commit'; readonly commit: NodeCommit; readonly onCommit?: OnCommit }
 	| { readonly type: 'unrunnable'; readonly missing: string }
 	| { readonly type: 'abandoned'; readonly because: Error }
+
+/** Callbacks of the node that belong to its commit, and still to its attempt. */
+export interface OnCommit {
+	readonly callbacks: readonly CommitCallback[]
+	readonly limit: AttemptLimit
+	/** What a failure of theirs comes to: another attempt, or the end of the node. */
+	failed(error: Error): NodeCommit
+	/** The node's result stands. */
+	committed(): void
+}
 
 /** What an attempt came to, before it is planned. */
 type Execution =
@@ -79,6 +91,7 @@ type Execution =
 			readonly writes: Writes
 			readonly webhook?: NodeCommit['webhook']
 			readonly events?: readonly OutboxEvent[]
+			readonly callbacks?: readonly CommitCallback[]
 	  }
 	| {
 			readonly type: 'waiting'
@@ -87,6 +100,7 @@ type Execution =
 			readonly delayMs: number | undefined
 			readonly writes: Writes
 			readonly events?: readonly OutboxEvent[]
+			readonly callbacks?: readonly CommitCallback[]
 	  }
 	| {
 			readonly type: 'child'
@@ -120,16 +134,27 @@ export async function runNode(
 	}
 
 	emit(engine, { type: 'node:start', payload: { ...eventPayload(claimed), input: undefined } })
+	const limit = new AttemptLimit(signal)
+	let onCommit: OnCommit | undefined
 	try {
-		const execution = await execute(engine, graph, node, claimed, signal)
+		const execution = await execute(engine, graph, node, claimed, limit)
 		if (signal.aborted) return { type: 'abandoned', because: toError(signal.reason) }
 		const commit = await planned(engine, graph, claimed, execution)
-		if (execution.type === 'completed')
-			emit(engine, {
-				type: 'node:finish',
-				payload: { ...eventPayload(claimed), result: execution.result },
-			})
-		return { type: 'commit', commit }
+		const committed = (): void => {
+			if (execution.type === 'completed')
+				emit(engine, {
+					type: 'node:finish',
+					payload: { ...eventPayload(claimed), result: execution.result },
+				})
+		}
+		const callbacks = 'callbacks' in execution ? (execution.callbacks ?? []) : []
+		if (callbacks.length === 0) {
+			committed()
+			return { type: 'commit', commit }
+		}
+		const failedBy = (error: Error): NodeCommit => failed(engine, graph, node, claimed, error)
+		onCommit = { callbacks, limit, failed: failedBy, committed }
+		return { type: 'commit', commit, onCommit }
 	} catch (thrown) {
 		const error = toError(thrown)
 		// Not the node's fault: the worker gives it back, as the same attempt.
@@ -142,6 +167,9 @@ export async function runNode(
 			return { type: 'abandoned', because: error }
 		}
 		return { type: 'commit', commit: failed(engine, graph, node, claimed, error) }
+	} finally {
+		// The callbacks have what is left of the attempt's time.
+		if (onCommit === undefined) limit.stop()
 	}
 }
 
@@ -187,7 +215,7 @@ async function execute(
 	graph: BlueprintGraph,
 	node: NodeDefinition,
 	claimed: ClaimedNode,
-	signal: AbortSignal,
+	limit: AttemptLimit,
 ): Promise<Execution> {
 	const context = new BufferedContext(engine.reader, claimed.key.runId, engine.workflows.codec)
 	switch (claimed.wake) {
@@ -202,7 +230,7 @@ async function execute(
 	}
 	const implementation = engine.workflows.registry.get(node.uses)
 	if (implementation !== undefined) {
-		return executeImplementation(engine, graph, node, claimed, context, implementation, signal)
+		return executeImplementation(engine, graph, node, claimed, context, implementation, limit)
 	}
 	switch (node.uses) {
 		case 'sleep': {
@@ -271,11 +299,13 @@ async function executeImplementation(
 	claimed: ClaimedNode,
 	context: BufferedContext,
 	implementation: Parameters<typeof runAttempt>[0]['implementation'],
-	signal: AbortSignal,
+	limit: AttemptLimit,
 ): Promise<Execution> {
+	const { signal } = limit
 	const state = new NodeState(node.id, context)
 	const published = new BusinessEvents(engine.workflows.codec, claimed)
 	const emitter = engine.emitter.open(claimed)
+	const callbacks = new CommitCallbacks()
 	const nodeContext: Omit<NodeContext, 'signal'> = {
 		context,
 		input: await resolveInput(node, claimed, context, engine.workflows.codec),
@@ -289,10 +319,12 @@ async function executeImplementation(
 			createStep(engine.db, engine.workflows.codec, claimed, () => new ClaimLostError()),
 			published,
 			emitter.emit,
+			callbacks,
 		),
 	}
 	let result: NodeResult
 	let events: readonly OutboxEvent[]
+	limit.start(node.config?.timeout)
 	try {
 		result = await runAttempt({
 			node,
@@ -300,17 +332,19 @@ async function executeImplementation(
 			context: nodeContext,
 			middleware: engine.workflows.runtime.middleware,
 			isLastAttempt: claimed.attempt >= maxAttempts(node),
-			signal,
+			// Begun above: another one than before, if there is a timeout.
+			signal: limit.signal,
 		})
 	} finally {
 		context.close('the node has ended')
 		events = published.close()
 		// Whoever watches is told what it emitted before they are told that it ended.
 		await emitter.close()
+		callbacks.close()
 	}
 	const writes = context.written()
 	const request = state.waitRequest()
-	if (request === undefined) return { type: 'completed', result, writes, events }
+	if (request === undefined) return { type: 'completed', result, writes, events, callbacks: callbacks.all }
 	const { wakeUpAt } = request.details
 	const delayMs = typeof wakeUpAt === 'string' ? Date.parse(wakeUpAt) - Date.now() : undefined
 	const wait = waiting(
@@ -321,7 +355,7 @@ async function executeImplementation(
 		delayMs === undefined || Number.isNaN(delayMs) ? undefined : Math.max(delayMs, 0),
 		writes,
 	)
-	return { ...wait, events }
+	return { ...wait, events, callbacks: callbacks.all }
 }
 
 /** What a node returned when it began to wait is its output, unless it is resumed with another one. */

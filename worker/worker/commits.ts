@@ -2,7 +2,13 @@
  * Commits in micro-batches. One node's bad data fails that node alone, and an unreachable database is asked again for
  * as long as it takes: the claim is ours while the heartbeat lives, and a commit may be repeated.
  */
-import { type CommitOutcome, commitNodes, type Continued, type NodeCommit } from '../../src/commit/commit.js'
+import {
+	type CommitOutcome,
+	commitNodes,
+	type CommitResult,
+	type Continued,
+	type NodeCommit,
+} from '../../src/commit/commit.js'
 import { classifyDatabaseError, withDeadline } from '../../src/db/errors.js'
 import type { Executor } from '../../src/db/query.js'
 import { withJitter } from '../../src/loop.js'
@@ -50,8 +56,7 @@ export function createCommitter(
 				COMMIT_DEADLINE_MS,
 				commitNodes(db, commits, workerId()),
 			)
-			if (emitted > 0 || ended.length > 0) doorbell.ring({ type: 'outbox' })
-			if (ended.length > 0) doorbell.ring({ type: 'ended', runIds: ended })
+			announce(doorbell, { ended, emitted })
 			return outcomes.map((outcome, position) => ({
 				outcome,
 				refusal: refusals.get(position),
@@ -86,6 +91,15 @@ export function createCommitter(
 		},
 		idle: () => batcher.idle(),
 	}
+}
+
+/** Wakes who has to do with what a commit has brought about. */
+export function announce(
+	doorbell: Doorbell,
+	{ ended, emitted }: Pick<CommitResult, 'ended' | 'emitted'>,
+): void {
+	if (emitted > 0 || ended.length > 0) doorbell.ring({ type: 'outbox' })
+	if (ended.length > 0) doorbell.ring({ type: 'ended', runIds: ended })
 }
 
 /** Ends early when the signal is aborted. */

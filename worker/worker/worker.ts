@@ -31,14 +31,27 @@ import type { Broker, Delivery, Subscription } from '../../src/ports/broker.js'
 import type { Doorbell } from '../../src/ports/doorbell.js'
 import type { Logger } from '../../src/ports/logger.js'
 import { VERSION } from '../../src/version.js'
-import { ClaimLostError, RunCancelledError, WorkerDrainingError } from '../execution/aborts.js'
+import {
+	ClaimLostError,
+	NodeTimeoutError,
+	RunCancelledError,
+	WorkerDrainingError,
+} from '../execution/aborts.js'
 import { toError } from '../execution/attempt.js'
-import { type ExecutionEngine, failNode, runNode, successorsIn } from '../execution/run-node.js'
+import {
+	type ExecutionEngine,
+	failNode,
+	type OnCommit,
+	runNode,
+	successorsIn,
+} from '../execution/run-node.js'
 import { createWebhookUrls } from '../execution/webhook.js'
 import { createWorkflows, type WorkflowsModule } from '../execution/workflows.js'
+import { createTransactionalCommitter, OnCommitError } from '../transaction/commit.js'
+import { TransactionPool } from '../transaction/pool.js'
 import { createBatcher } from './batcher.js'
 import { createBatchingReader } from './batching-reader.js'
-import { createCommitter, sleep } from './commits.js'
+import { announce, type Committed, createCommitter, sleep } from './commits.js'
 import { continuedNode, offerClaim, offeredClaim } from './continuation.js'
 import { createEmitter } from '../execution/emitter.js'
 import { type Heartbeat, startHeartbeat } from './heartbeat.js'
@@ -69,6 +82,8 @@ export interface WorkerOptions {
 	readonly forgottenAfterMs?: number
 	/** Connections to Postgres. Default 6. */
 	readonly poolSize?: number
+	/** Connections for nodes with `onCommit`, beside those, opened when they are needed. Default 4. */
+	readonly transactionPoolSize?: number
 	/** Where the functions are reached, for the URLs of webhooks. Default http://127.0.0.1:3000. */
 	readonly publicUrl?: string
 	/** What webhooks' tokens are derived from. Default: a random one, kept in the database. */
@@ -153,6 +168,15 @@ export function createWorker(options: WorkerOptions): Worker {
 		emitter: createEmitter({ db, codec: workflows.codec, logger }),
 	}
 	const committer = createCommitter(db, doorbell, logger, () => workerId)
+	const transactions = createTransactionalCommitter({
+		pool: new TransactionPool({
+			databaseUrl: options.databaseUrl,
+			max: options.transactionPoolSize ?? 4,
+		}),
+		db,
+		onApplied: (result) => announce(doorbell, result),
+		logger,
+	})
 	const running = new RunningNodes()
 	const counts = {
 		completed: 0,
@@ -285,7 +309,9 @@ export function createWorker(options: WorkerOptions): Worker {
 			const end = await runNode(engine, claimed, node.abort.signal)
 			switch (end.type) {
 				case 'commit':
-					return await commit(claimed, end.commit, node.abort.signal, goesOn)
+					if (end.onCommit === undefined)
+						return await commit(claimed, end.commit, node.abort.signal, goesOn)
+					return await commitWith(claimed, end.commit, end.onCommit, node.abort.signal, goesOn)
 				case 'unrunnable':
 					logger.warn('This worker cannot run a node', { ...fields, missing: end.missing })
 					// Grows by half each time, from a quarter of a second to half a minute.
@@ -314,11 +340,13 @@ export function createWorker(options: WorkerOptions): Worker {
 		return undefined
 	}
 
+	/** @param submit how it is committed; in a batch with others by default */
 	async function commit(
 		claimed: ClaimedNode,
 		planned: NodeCommit,
 		signal: AbortSignal,
 		goesOn: () => boolean,
+		submit = (nodeCommit: NodeCommit): Promise<Committed> => committer.commit(nodeCommit, signal),
 	): Promise<ClaimedNode | undefined> {
 		const fields = {
 			runId: claimed.key.runId,
@@ -330,7 +358,7 @@ export function createWorker(options: WorkerOptions): Worker {
 		const failWith = async (error: Error): Promise<ClaimedNode | undefined> =>
 			commit(claimed, await failNode(engine, claimed, error), signal, goesOn)
 		try {
-			const { outcome, refusal, continued } = await committer.commit(nodeCommit, signal)
+			const { outcome, refusal, continued } = await submit(nodeCommit)
 			if (outcome === 'refused' && nodeCommit.outcome === 'failed')
 				throw new Error(`A failure was refused: ${refusal}`)
 			if (outcome === 'refused') return await failWith(new Error(refusal))
@@ -350,10 +378,39 @@ export function createWorker(options: WorkerOptions): Worker {
 			return next
 		} catch (error) {
 			if (signal.aborted) throw signal.reason
+			if (error instanceof OnCommitError) throw error
 			// Postgres will never take this: the node fails, permanently, and nobody else with it.
 			logger.error('A commit was refused', { ...fields, error })
 			if (nodeCommit.outcome === 'failed') throw error
 			return failWith(toError(error))
+		}
+	}
+
+	/** With statements of the user's, in a transaction of its own, which goes on with nothing. */
+	async function commitWith(
+		claimed: ClaimedNode,
+		planned: NodeCommit,
+		{ callbacks, limit, failed, committed }: OnCommit,
+		signal: AbortSignal,
+		goesOn: () => boolean,
+	): Promise<ClaimedNode | undefined> {
+		const submit = async (nodeCommit: NodeCommit): Promise<Committed> => {
+			try {
+				const done = await transactions.commit(nodeCommit, callbacks, signal, limit.signal)
+				if (done.outcome === 'committed' || done.outcome === 'repeated') committed()
+				return { ...done, continued: new Map() }
+			} catch (error) {
+				if (error instanceof NodeTimeoutError) throw new OnCommitError(error)
+				throw error
+			}
+		}
+		try {
+			return await commit(claimed, planned, signal, () => false, submit)
+		} catch (error) {
+			if (!(error instanceof OnCommitError)) throw error
+			return await commit(claimed, failed(error.cause), signal, goesOn)
+		} finally {
+			limit.stop()
 		}
 	}
 
@@ -506,7 +563,7 @@ export function createWorker(options: WorkerOptions): Worker {
 				await Promise.all(polls.map((loop) => loop.stop()))
 				await heartbeat?.stop()
 				await tell(markStopped)
-				await database.close()
+				await Promise.all([transactions.close(), database.close()])
 				logger.info('The worker has stopped', { workerId, ...counts })
 			})()
 			return stopping
