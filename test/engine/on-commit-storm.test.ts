@@ -6,6 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { NodeContext, RuntimeDependencies } from 'flowcraft'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { DurableDependencies } from '../../worker/execution/durable-dependencies.js'
+import { noLogger } from '../../src/ports/logger.js'
 import { startEngine, type TestEngine } from '../support/engine.js'
 import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
@@ -17,6 +18,8 @@ const RUNS = Number(process.env['STORM_RUNS'] ?? 60)
 
 let engine: TestEngine
 let proxy: TcpProxy
+let bothRun = 0
+const warnings: string[] = []
 
 beforeAll(async () => {
 	engine = await startEngine()
@@ -25,7 +28,7 @@ beforeAll(async () => {
 	const single = (id: string) => ({ id, nodes: [{ id: 'n', uses: id }], edges: [] })
 	await engine.addWorker(
 		{
-			blueprints: { storm: single('storm'), slow: single('slow') },
+			blueprints: { storm: single('storm'), slow: single('slow'), cut: single('cut') },
 			registry: {
 				storm: async ({ context, dependencies: { onCommit, runtime } }: Context) => {
 					const fails = (await context.get('fails')) === true
@@ -43,13 +46,26 @@ beforeAll(async () => {
 					})
 					return {}
 				},
+				cut: async ({ context, dependencies: { onCommit, runtime } }: Context) => {
+					if (await context.get('writes'))
+						onCommit((tx) => tx`insert into written values (${runtime.executionId}, 1)`)
+					bothRun += 1
+					await waitFor('the other one', () => bothRun === 2)
+					proxy.refuse()
+					proxy.cut()
+					return {}
+				},
 				slow: async ({ dependencies: { onCommit, runtime } }: Context) => {
 					onCommit((tx) => tx`insert into written values (${runtime.executionId}, 1)`)
 					return {}
 				},
 			},
 		},
-		{ databaseUrl: proxy.url, transactionPoolSize: 8 },
+		{
+			databaseUrl: proxy.url,
+			transactionPoolSize: 8,
+			logger: { ...noLogger, warn: (message) => void warnings.push(message) },
+		},
 	)
 })
 afterAll(async () => {
@@ -93,6 +109,30 @@ test('while backends are killed, each node that completes has written everything
 	)
 	expect(written.filter(({ parts }) => parts !== '12345')).toEqual([])
 	expect(written.map(({ run }) => run).sort()).toEqual(completed.sort())
+})
+
+test('a commit that meets no Postgres is asked again until it answers, with onCommit and without', async () => {
+	await engine.rows('truncate written')
+	const runIds = [
+		await engine.start({ blueprint: 'cut', input: { writes: true } }),
+		await engine.start({ blueprint: 'cut', input: { writes: false } }),
+	]
+	await waitFor('both to be repeated', () =>
+		['A commit has to be repeated', 'A commit with onCommit has to be repeated'].every((message) =>
+			warnings.includes(message),
+		),
+	)
+	await proxy.accept()
+	for (const runId of runIds) expect((await engine.end(runId, 60_000)).status).toBe('completed')
+	expect(await engine.rows('select run, part from written')).toEqual([{ run: runIds[0], part: 1 }])
+	const nodes = await engine.rows(
+		`select attempt, crashes from flowcraft_nodes where run_id in ($1, $2)`,
+		...runIds,
+	)
+	expect(nodes).toEqual([
+		{ attempt: 1, crashes: 0 },
+		{ attempt: 1, crashes: 0 },
+	])
 })
 
 test('when the answer to a COMMIT is lost, the worker finds out that it came through, and does not repeat it', async () => {

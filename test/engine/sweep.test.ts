@@ -286,6 +286,28 @@ describe('lost messages', () => {
 		},
 	)
 
+	test('a node whose claim Postgres has lost in a crash is emitted again, and the lost claim writes nothing', async () => {
+		const runId = await core.start('one')
+		const claimed = await core.claimed(worker, runId, 'a')
+		await core.drain()
+		// Its message is acked, and the row is what it was before the claim, whose commit was asynchronous.
+		await core.rows(
+			`update flowcraft_nodes set state = 'ready', worker_id = null, claim_token = null, claimed_at = null where run_id = $1`,
+			runId,
+		)
+		expect(await core.commit(core.completed(claimed))).toEqual(['lost'])
+		await pass(GRACE_MS - 5_000)
+		expect(await emitted()).toEqual([])
+		await pass(6_000)
+		expect(await emitted()).toEqual([keyOf(runId, 'a')])
+		const again = await core.claimed(await core.worker(), runId, 'a')
+		expect([again.attempt, again.crashes]).toEqual([1, 0])
+		expect(await core.commit(core.completed(claimed), core.completed(again))).toEqual([
+			'lost',
+			'committed',
+		])
+	})
+
 	test('a timer whose message was lost is emitted again, a grace after it was due', async () => {
 		const runId = await core.start('one')
 		await wait(runId, 'a', 3_600_000)
