@@ -118,6 +118,8 @@ export function checkOptions(options: RabbitMqAdapterOptions): void {
 		faults.push('concurrency must be a whole number from 1 to 65535')
 	if (given.poolSize !== undefined && !isWithin(given.poolSize, 1, 200))
 		faults.push('poolSize must be a whole number from 1 to 200')
+	if (given.transactionPoolSize !== undefined && !isWithin(given.transactionPoolSize, 1, 200))
+		faults.push('transactionPoolSize must be a whole number from 1 to 200')
 	for (const name of ['leaseMs', 'drainMs', 'unrunnableLimitMs', 'stalledMs'] as const) {
 		const least = name === 'leaseMs' ? 500 : name === 'stalledMs' ? 1 : 0
 		if (given[name] !== undefined && !isWithin(given[name], least, 2 ** 31 - 1))
