@@ -16,6 +16,9 @@ import { catalogue } from './catalogue/index.js'
 import { optionsOf } from './catalogue/setups.js'
 import { children } from './catalogue/subflows.js'
 
+/** Most cases take a few ms; a loaded machine takes the rest. */
+const DEADLINE_MS = 60_000
+
 const setupOf = ({ setup = 'plain' }: Case): NonNullable<Case['setup']> => setup
 const blueprintOf = (testCase: Case, position: number): WorkflowBlueprint => ({
 	id: `case-${position}`,
@@ -102,7 +105,7 @@ async function distributed(testCase: Case, blueprint: WorkflowBlueprint): Promis
 					)
 		await resumeRun(db, String(row?.run_id), { nodeId: String(own), ...resume })
 	}
-	const run = await engine.end(runId)
+	const run = await engine.end(runId, DEADLINE_MS)
 	return { ...run, context: decoded(testCase, run.context) }
 }
 
@@ -173,6 +176,7 @@ describe('runs distributed as in process', () => {
 			expect(comparable(run.context)).toEqual(reference.context)
 			expect(idsOf((run.errors ?? []).map(({ nodeId }) => nodeId))).toEqual(reference.failed)
 		},
+		2 * DEADLINE_MS,
 	)
 })
 

@@ -113,7 +113,11 @@ async function inProcess(blueprint: WorkflowBlueprint): Promise<Outcome> {
 
 async function distributed(engine: TestEngine, blueprint: WorkflowBlueprint): Promise<Outcome> {
 	await registerBlueprint(engine.database.sql, blueprint)
-	const { status, context, errors = [] } = await engine.run({ blueprint: blueprint.id })
+	const {
+		status,
+		context,
+		errors = [],
+	} = await engine.end(await engine.start({ blueprint: blueprint.id }), 60_000)
 	return { status, errors: errors.map(({ nodeId }) => nodeId).sort(), context: comparable(context) }
 }
 

@@ -8,7 +8,7 @@ import { startEngine, type TestEngine } from '../support/engine.js'
 import { waitFor } from '../support/wait-for.js'
 
 /** Of each kind; far more than a worker has slots. */
-const RUNS = 60
+const RUNS = 40
 const SLOTS = 4
 const AN_HOUR = 60 * 60_000
 
@@ -72,7 +72,7 @@ test('hundreds of sleeping, waiting and retrying runs hold no slot and no memory
 			)
 			return row?.paused === kinds.length * RUNS
 		},
-		{ deadlineMs: 60_000 },
+		{ deadlineMs: 120_000 },
 	)
 	await waitFor('the last commits to be over', async () => first.running() === 0)
 	expect((await engine.broker.depth('flowcraft-jobs')) ?? 0).toBe(0)
@@ -98,4 +98,4 @@ test('hundreds of sleeping, waiting and retrying runs hold no slot and no memory
 			status: 'completed',
 			context: { after: 10_000 },
 		})
-}, 150_000)
+}, 240_000)
