@@ -65,18 +65,24 @@ const eventOf = (orderId: string) =>
 		events.find(({ body }) => body.toString().includes(`"${orderId}"`)),
 	)
 
-function expectEnd(run: EndedRun, status: 'paid' | 'cancelled', orderId: string): void {
+async function expectEnd(run: EndedRun, status: 'paid' | 'cancelled', orderId: string): Promise<void> {
 	expect(run.status).toBe('completed')
 	const end = status === 'paid' ? 'fulfil_order' : 'cancel_order'
 	expect(run.context[end]).toEqual({ orderId, status })
 	expect(run.context).not.toHaveProperty([status === 'paid' ? 'cancel_order' : 'fulfil_order'])
+	// The shop's own row came with the node's result.
+	const rows = await engine.rows(
+		'select run_id, status, total_cents from example_orders where order_id = $1',
+		orderId,
+	)
+	expect(rows).toEqual([{ run_id: run.runId, status, total_cents: TOTAL }])
 }
 
 test('an order that is paid in time is delivered after its grace, and nobody is reminded', async () => {
 	const runId = await order('PATIENT', 'in-time')
 	await pay(runId, TOTAL)
 	const run = await engine.end(runId)
-	expectEnd(run, 'paid', 'in-time')
+	await expectEnd(run, 'paid', 'in-time')
 	expect(run.context['check_payment']).toEqual({ paidCents: TOTAL, missingCents: 0 })
 	expect(run.context).not.toHaveProperty('remind_customer')
 	expect(await eventOf('in-time')).toMatchObject({ exchange: 'shop', routingKey: 'order.paid' })
@@ -86,7 +92,7 @@ test('one that is paid after a reminder is delivered too', async () => {
 	const runId = await order('LATE', 'late')
 	await pay(runId, TOTAL + 1, 'last_chance')
 	const run = await engine.end(runId)
-	expectEnd(run, 'paid', 'late')
+	await expectEnd(run, 'paid', 'late')
 	expect(run.context['remind_customer']).toMatchObject({ reminded: true, dueCents: TOTAL })
 })
 
@@ -94,17 +100,36 @@ test('one of which too little is paid is cancelled', async () => {
 	const runId = await order('PATIENT', 'short')
 	await pay(runId, TOTAL - 1)
 	const run = await engine.end(runId)
-	expectEnd(run, 'cancelled', 'short')
+	await expectEnd(run, 'cancelled', 'short')
 	expect(run.context['check_payment']).toEqual({ paidCents: TOTAL - 1, missingCents: 1 })
 	expect(await eventOf('short')).toMatchObject({ exchange: 'shop', routingKey: 'order.cancelled' })
 })
 
 test('one that nobody pays is reminded of, escalated and cancelled; the run has completed all the same', async () => {
 	const run = await engine.end(await order('IMPATIENT', 'never'))
-	expectEnd(run, 'cancelled', 'never')
+	await expectEnd(run, 'cancelled', 'never')
 	expect(run.context['escalate']).toEqual({
 		told: 'support',
 		because: 'Order never was not paid in time.',
 	})
 	expect(run.errors ?? []).toEqual([])
+})
+
+test('orders that end at once, while there is no table yet, each have their row', async () => {
+	await engine.rows('drop table if exists example_orders')
+	const ids = Array.from({ length: 8 }, (_, position) => `at-once-${position}`)
+	const runs = await Promise.all(ids.map(async (id) => engine.end(await order('IMPATIENT', id))))
+	for (const [position, run] of runs.entries()) await expectEnd(run, 'cancelled', ids[position] as string)
+})
+
+test('an order id that is used again fails its run, and changes nothing', async () => {
+	await engine.end(await order('IMPATIENT', 'twice'))
+	const before = await engine.rows(`select * from example_orders where order_id = 'twice'`)
+	const again = await engine.end(await order('IMPATIENT', 'twice'))
+	expect(again.status).toBe('failed')
+	expect(again.errors).toMatchObject([
+		{ nodeId: 'cancel_order', message: expect.stringMatching(/duplicate key/) },
+	])
+	expect(again.context).not.toHaveProperty('cancel_order')
+	expect(await engine.rows(`select * from example_orders where order_id = 'twice'`)).toEqual(before)
 })

@@ -1,5 +1,6 @@
 /**
- * An order that waits for its payment: a webhook, waits with an end, a sleep, and an event for whoever listens.
+ * An order that waits for its payment: a webhook, waits with an end, a sleep, and a business row and an event in the
+ * commit of a node.
  *
  *     price_order ─► payment_link ─► ask_for_payment ─► await_payment ─────────────► check_payment ─► grace ─► fulfil_order
  *                     (webhook)                           │ (timeout: remind_customer)    ▲   │       (sleep)
@@ -14,6 +15,7 @@ import type { NodeContext, NodeRegistry, WorkflowBlueprint } from 'flowcraft'
 import { z } from 'zod'
 import type { DurableDependencies } from '../../execution/durable-dependencies.js'
 import { parseInput } from '../parse-input.js'
+import { enter, type LedgerEntry } from './ledger.js'
 
 /** How long everybody is waited for: ms, or text like `30s`. */
 export interface OrderTimes {
@@ -61,14 +63,14 @@ const orderBlueprint = (times: OrderTimes): WorkflowBlueprint => ({
 			uses: 'order.end',
 			inputs: { order: 'price_order' },
 			params: { status: 'paid' },
-			config: { maxRetries: 3 },
+			config: { maxRetries: 3, retryDelay: 200 },
 		},
 		{
 			id: 'cancel_order',
 			uses: 'order.end',
 			inputs: { order: 'price_order' },
 			params: { status: 'cancelled' },
-			config: { joinStrategy: 'any', maxRetries: 3 },
+			config: { joinStrategy: 'any', maxRetries: 3, retryDelay: 200 },
 		},
 	],
 	edges: [
@@ -134,15 +136,17 @@ const orderNodes = (eventsExchange: string | undefined): NodeRegistry => ({
 		}
 	},
 
-	/** The end of an order, for whoever listens: the event is written in the commit of the node's result. */
+	/** The end of an order: in the shop's table, and for whoever listens, in the commit of the node's result. */
 	'order.end': async ({ input, params, dependencies }) => {
 		const { order } = parseInput('end', z.object({ order: orderSchema }), input)
-		const { publish, runtime } = dependencies as DurableDependencies & NodeContext['dependencies']
-		const entry = {
+		const { onCommit, publish, runtime } = dependencies as DurableDependencies &
+			NodeContext['dependencies']
+		const entry: LedgerEntry = {
 			...order,
 			runId: String(runtime.executionId),
 			status: params['status'] === 'paid' ? 'paid' : 'cancelled',
 		}
+		onCommit((tx) => enter(tx, entry))
 		if (eventsExchange !== undefined) publish(eventsExchange, `order.${entry.status}`, entry)
 		return { output: { orderId: entry.orderId, status: entry.status } }
 	},
