@@ -13,12 +13,20 @@ import { waitFor } from '../support/wait-for.js'
 
 type Context = NodeContext<RuntimeDependencies, DurableDependencies>
 
+/** A pool whose connections were cut may take a connect timeout, 10 s, to find out. */
+const PATIENCE_MS = 120_000
+const PATIENT = { deadlineMs: 60_000 }
 /** STORM_RUNS for longer storms. */
 const RUNS = Number(process.env['STORM_RUNS'] ?? 60)
 
 let engine: TestEngine
 let proxy: TcpProxy
-let bothRun = 0
+/** Nodes that run until Postgres is cut off. */
+let begun = 0
+let goOn = (): void => {}
+const cut = new Promise<void>((resolve) => {
+	goOn = resolve
+})
 const warnings: string[] = []
 
 beforeAll(async () => {
@@ -49,10 +57,8 @@ beforeAll(async () => {
 				cut: async ({ context, dependencies: { onCommit, runtime } }: Context) => {
 					if (await context.get('writes'))
 						onCommit((tx) => tx`insert into written values (${runtime.executionId}, 1)`)
-					bothRun += 1
-					await waitFor('the other one', () => bothRun === 2)
-					proxy.refuse()
-					proxy.cut()
+					begun += 1
+					await cut
 					return {}
 				},
 				slow: async ({ dependencies: { onCommit, runtime } }: Context) => {
@@ -111,58 +117,82 @@ test('while backends are killed, each node that completes has written everything
 	expect(written.map(({ run }) => run).sort()).toEqual(completed.sort())
 })
 
-test('a commit that meets no Postgres is asked again until it answers, with onCommit and without', async () => {
-	await engine.rows('truncate written')
-	const runIds = [
-		await engine.start({ blueprint: 'cut', input: { writes: true } }),
-		await engine.start({ blueprint: 'cut', input: { writes: false } }),
-	]
-	await waitFor('both to be repeated', () =>
-		['A commit has to be repeated', 'A commit with onCommit has to be repeated'].every((message) =>
-			warnings.includes(message),
-		),
-	)
-	await proxy.accept()
-	for (const runId of runIds) expect((await engine.end(runId, 60_000)).status).toBe('completed')
-	expect(await engine.rows('select run, part from written')).toEqual([{ run: runIds[0], part: 1 }])
-	const nodes = await engine.rows(
-		`select attempt, crashes from flowcraft_nodes where run_id in ($1, $2)`,
-		...runIds,
-	)
-	expect(nodes).toEqual([
-		{ attempt: 1, crashes: 0 },
-		{ attempt: 1, crashes: 0 },
-	])
-})
-
-test('when the answer to a COMMIT is lost, the worker finds out that it came through, and does not repeat it', async () => {
-	// A COMMIT that waits for us: for a deferred trigger, and that for a lock which we hold.
-	await engine.rows(`create function wait_for_us() returns trigger language plpgsql as
+test(
+	'when the answer to a COMMIT is lost, the worker finds out that it came through, and does not repeat it',
+	async () => {
+		// A COMMIT that waits for us: for a deferred trigger, and that for a lock which we hold.
+		await engine.rows(`create function wait_for_us() returns trigger language plpgsql as
 		$$ begin perform pg_advisory_xact_lock_shared(4711); return null; end $$`)
-	await engine.rows(`create constraint trigger wait_for_us after insert on written deferrable initially deferred
+		await engine.rows(`create constraint trigger wait_for_us after insert on written deferrable initially deferred
 		for each row execute function wait_for_us()`)
-	await engine.rows('truncate written')
-	let runId = ''
-	await engine.database.sql.begin(async (holder) => {
-		await holder`select pg_advisory_xact_lock(4711)`
-		runId = await engine.start({ blueprint: 'slow' })
-		await waitFor('the COMMIT', async () => {
-			const rows = await engine.rows(
-				`select 1 from pg_stat_activity where datname = current_database() and query = 'commit' and wait_event = 'advisory'`,
+		await engine.rows('truncate written')
+		let runId = ''
+		await engine.database.sql.begin(async (holder) => {
+			await holder`select pg_advisory_xact_lock(4711)`
+			runId = await engine.start({ blueprint: 'slow' })
+			await waitFor(
+				'the COMMIT',
+				async () => {
+					const rows = await engine.rows(
+						`select 1 from pg_stat_activity where datname = current_database() and query = 'commit' and wait_event = 'advisory'`,
+					)
+					return rows.length
+				},
+				PATIENT,
 			)
-			return rows.length
+			proxy.pause('to client')
 		})
-		proxy.pause('to client')
-	})
-	await waitFor('the row', () => engine.rows('select 1 from written').then(({ length }) => length))
-	proxy.cut()
-	proxy.resume()
-	expect((await engine.end(runId)).status).toBe('completed')
-	await engine.rows('drop trigger wait_for_us on written')
-	// Whatever the worker still has to do about it is done before the next one ends.
-	await engine.run({ blueprint: 'slow' })
-	expect(await engine.rows('select part from written where run = $1', runId)).toEqual([{ part: 1 }])
-	expect(
-		await engine.rows('select state, attempt, crashes from flowcraft_nodes where run_id = $1', runId),
-	).toEqual([{ state: 'completed', attempt: 1, crashes: 0 }])
-})
+		await waitFor(
+			'the row',
+			() => engine.rows('select 1 from written').then(({ length }) => length),
+			PATIENT,
+		)
+		proxy.cut()
+		proxy.resume()
+		expect((await engine.end(runId, 60_000)).status).toBe('completed')
+		await engine.rows('drop trigger wait_for_us on written')
+		// Whatever the worker still has to do about it is done before the next one ends.
+		await engine.run({ blueprint: 'slow' })
+		expect(await engine.rows('select part from written where run = $1', runId)).toEqual([{ part: 1 }])
+		expect(
+			await engine.rows('select state, attempt, crashes from flowcraft_nodes where run_id = $1', runId),
+		).toEqual([{ state: 'completed', attempt: 1, crashes: 0 }])
+	},
+	PATIENCE_MS,
+)
+
+test(
+	'a commit that meets no Postgres is asked again until it answers, with onCommit and without',
+	async () => {
+		await engine.rows('truncate written')
+		warnings.length = 0
+		const runIds = [
+			await engine.start({ blueprint: 'cut', input: { writes: true } }),
+			await engine.start({ blueprint: 'cut', input: { writes: false } }),
+		]
+		await waitFor('both nodes to run', () => begun === 2, PATIENT)
+		proxy.refuse()
+		proxy.cut()
+		goOn()
+		await waitFor(
+			'both to be repeated',
+			() =>
+				['A commit has to be repeated', 'A commit with onCommit has to be repeated'].every(
+					(message) => warnings.includes(message),
+				),
+			PATIENT,
+		)
+		await proxy.accept()
+		for (const runId of runIds) expect((await engine.end(runId, 60_000)).status).toBe('completed')
+		expect(await engine.rows('select run, part from written')).toEqual([{ run: runIds[0], part: 1 }])
+		const nodes = await engine.rows(
+			`select attempt, crashes from flowcraft_nodes where run_id in ($1, $2)`,
+			...runIds,
+		)
+		expect(nodes).toEqual([
+			{ attempt: 1, crashes: 0 },
+			{ attempt: 1, crashes: 0 },
+		])
+	},
+	PATIENCE_MS,
+)
