@@ -8,7 +8,7 @@ import { join, resolve } from 'node:path'
 import { createApp } from '../functions/app.js'
 import { readServerConfig } from '../functions/config.js'
 import { serveFunctions } from '../functions/serve.js'
-import { createDatabase } from '../src/db/client.js'
+import { createLastingDatabase } from '../src/db/renewing-pool.js'
 import { readTogether } from '../src/environment.js'
 import type { Broker } from '../src/ports/broker.js'
 import type { Doorbell } from '../src/ports/doorbell.js'
@@ -99,7 +99,7 @@ async function start(): Promise<RunningProcess> {
 
 	const backing = await openBacking(services, settings, logger)
 	const { databaseUrl, broker, doorbell } = backing
-	const database = createDatabase(databaseUrl, {
+	const database = createLastingDatabase(databaseUrl, {
 		max: server.databasePoolSize,
 		applicationName: 'flowcraft',
 	})

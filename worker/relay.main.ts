@@ -1,5 +1,5 @@
 /** `npm run start:relay`: drains the outbox to RabbitMQ, and sweeps. Any number of them may run. */
-import { createDatabase } from '../src/db/client.js'
+import { createLastingDatabase } from '../src/db/renewing-pool.js'
 import { answers } from '../src/db/query.js'
 import { noDoorbell } from '../src/ports/doorbell.js'
 import { createRabbitMqBroker } from './broker/rabbitmq.js'
@@ -21,7 +21,10 @@ METRICS_PORT, METRICS_HOST, REDACT_KEYS and LOG_LEVEL are described in .env.exam
 await runProcess(HELP, async () => {
 	const settings = readRelaySettings(process.env)
 	const logger = createLogger('relay', settings.LOG_LEVEL, logRedactor(settings, process.env))
-	const database = createDatabase(settings.DATABASE_URL, { max: 4, applicationName: 'flowcraft-relay' })
+	const database = createLastingDatabase(settings.DATABASE_URL, {
+		max: 4,
+		applicationName: 'flowcraft-relay',
+	})
 	const broker = createRabbitMqBroker({ url: settings.RABBITMQ_URL, queues: [settings.QUEUE_NAME], logger })
 	const doorbell =
 		settings.REDIS_URL === undefined

@@ -1,5 +1,6 @@
 /** What every host needs, whatever calls it: an app as the environment says, its log, and its way to Postgres. */
 import { createDatabase, type Database, type DatabaseOptions } from '../../src/db/client.js'
+import { createRenewingPool } from '../../src/db/renewing-pool.js'
 import type { Environment } from '../../src/environment.js'
 import type { Logger } from '../../src/ports/logger.js'
 import { createRedactor, secretsOf } from '../../src/redaction.js'
@@ -7,7 +8,6 @@ import { createApp } from '../app.js'
 import { type AppConfig, readHostConfig } from '../config.js'
 import type { App } from '../endpoint.js'
 import { createJsonLogger } from '../logger.js'
-import { createRenewingPool } from './renewing-pool.js'
 
 /** The log goes to the console, without secrets: that is where hosts collect it. */
 export const hostLogger = (config: AppConfig, env: Environment): Logger =>

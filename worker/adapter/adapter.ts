@@ -14,7 +14,8 @@
 import { type AdapterOptions, BaseDistributedAdapter, type ILogger, type JobPayload } from 'flowcraft'
 import { PostgresContext } from '../../src/context/postgres-context.js'
 import { createValueCodec, type ValueCodec } from '../../src/context/values.js'
-import { createDatabase, type Database } from '../../src/db/client.js'
+import type { Database } from '../../src/db/client.js'
+import { createLastingDatabase } from '../../src/db/renewing-pool.js'
 import { type Fault, InvalidInputError, NotFoundError } from '../../src/errors.js'
 import { writeJob } from '../../src/outbox/message.js'
 import { reconcileRun, stalledRuns } from '../../src/outbox/sweep.js'
@@ -287,7 +288,7 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 
 	/** For the relay, contexts and the methods; the worker has a pool of its own. */
 	get #sql(): Database['sql'] {
-		this.#database ??= createDatabase(this.#options.databaseUrl, {
+		this.#database ??= createLastingDatabase(this.#options.databaseUrl, {
 			max: 4,
 			applicationName: 'flowcraft-adapter',
 		})

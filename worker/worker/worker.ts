@@ -21,7 +21,7 @@ import {
 } from '../../src/claim/claim.js'
 import { markDraining, markStopped, registerWorker } from '../../src/claim/worker-registry.js'
 import type { NodeCommit } from '../../src/commit/commit.js'
-import { createDatabase } from '../../src/db/client.js'
+import { createLastingDatabase } from '../../src/db/renewing-pool.js'
 import { withDeadline } from '../../src/db/errors.js'
 import { type Loop, runLoop, withJitter } from '../../src/loop.js'
 import { answers } from '../../src/db/query.js'
@@ -150,7 +150,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	const maxInARow = options.maxInARow ?? DEFAULT_MAX_IN_A_ROW
 	const name = options.name ?? `${hostname()}:${process.pid}`
 
-	const database = createDatabase(options.databaseUrl, {
+	const database = createLastingDatabase(options.databaseUrl, {
 		max: options.poolSize ?? 6,
 		applicationName: 'flowcraft-worker',
 	})

@@ -7,8 +7,8 @@
  *   closes while a statement waits for the end of the event loop's turn: each attempt to open it anew times out, for
  *   ever, while Postgres is well.
  */
-import type { Database } from '../../src/db/client.js'
-import { inOneRoundTrip } from '../../src/db/query.js'
+import { createDatabase, type Database, type DatabaseOptions } from './client.js'
+import { inOneRoundTrip } from './query.js'
 
 /**
  * @param open makes a pool
@@ -41,6 +41,7 @@ export function createRenewingPool(open: () => Database, maxRestMs = Number.POSI
 		sql: new Proxy(pool.sql, {
 			get: (_first, property): unknown =>
 				property === 'unsafe' ? unsafe : Reflect.get(current().sql, property),
+			apply: (_first, self, args): unknown => Reflect.apply(current().sql, self, args),
 		}),
 		get drizzle() {
 			return current().drizzle
@@ -48,6 +49,10 @@ export function createRenewingPool(open: () => Database, maxRestMs = Number.POSI
 		close: () => pool.close(),
 	}
 }
+
+/** The pool of a process that lives for months: it outlasts whatever happens to its connections. */
+export const createLastingDatabase = (url: string, options: DatabaseOptions): Database =>
+	createRenewingPool(() => createDatabase(url, options))
 
 const isConnectTimeout = (error: unknown): boolean =>
 	error instanceof Error && 'code' in error && error.code === 'CONNECT_TIMEOUT'

@@ -1,13 +1,13 @@
 import { Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
-import { createRenewingPool } from '../../../functions/hosts/renewing-pool.js'
-import { createDatabase, type Database } from '../../../src/db/client.js'
-import { query } from '../../../src/db/query.js'
-import { freshDatabase, type FreshDatabase } from '../../support/services/index.js'
-import { type ProxiedConnection, startProxy, type TcpProxy } from '../../support/tcp-proxy.js'
-import { waitFor } from '../../support/wait-for.js'
-import { HOSTS } from './hosts.js'
+import { createRenewingPool } from '../../src/db/renewing-pool.js'
+import { createDatabase, type Database } from '../../src/db/client.js'
+import { query } from '../../src/db/query.js'
+import { freshDatabase, type FreshDatabase } from '../support/services/index.js'
+import { type ProxiedConnection, startProxy, type TcpProxy } from '../support/tcp-proxy.js'
+import { waitFor } from '../support/wait-for.js'
+import { HOSTS } from './hosts/hosts.js'
 
 let fresh: FreshDatabase
 let proxy: TcpProxy
