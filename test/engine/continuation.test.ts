@@ -275,7 +275,10 @@ describe('a worker', () => {
 		const first = await engine.start({ blueprint: 'long' })
 		await waitFor('the first node to run', () => order.length === 1)
 		const second = await engine.start({ blueprint: 'long' })
-		await waitFor('the second run to be published', () => published.length === 2)
+		await waitFor(
+			'the second run to be delivered',
+			async () => published.length === 2 && (await engine.broker.depth('flowcraft-jobs')) === 0,
+		)
 		goOn()
 		await Promise.all([engine.end(first), engine.end(second)])
 		expect(order.indexOf(second)).toBeLessThan(order.lastIndexOf(first))
