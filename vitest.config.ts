@@ -54,7 +54,7 @@ export default defineConfig({
 				},
 			},
 			{
-				// Whole systems of many processes, killed and measured: after everything else, one file at a time.
+				// Whole systems of many processes, killed and measured: after everything else.
 				extends: true,
 				test: {
 					name: 'systems',
@@ -62,7 +62,6 @@ export default defineConfig({
 					// Files that belong to `npm run test:full` as a whole.
 					exclude: process.env['FULL'] === '1' ? [] : ['test/**/*.full.test.ts'],
 					globalSetup: ['test/support/global-setup.ts'],
-					maxWorkers: 1,
 					sequence: { groupOrder: 1 },
 				},
 			},

@@ -32,7 +32,7 @@ export interface LambdaContext {
 }
 
 /** What Lambda's runtime hands to a handler that streams: a Node writable. */
-interface ResponseStream {
+export interface ResponseStream {
 	write(chunk: Uint8Array): boolean
 	end(): void
 	once(event: 'drain' | 'close' | 'error', listener: () => void): unknown

@@ -178,7 +178,10 @@ describe("Flowcraft's guide", () => {
 
 	it('runs a ready node for a message in the form that its clients publish', async () => {
 		const blueprint = flow(name('guide'), [['first', 'second']])
-		const adapter = adapterOf({ blueprints: { [blueprint.id]: blueprint }, registry }, { relay: false })
+		const adapter = adapterOf(
+			{ blueprints: { [blueprint.id]: blueprint }, registry },
+			{ relay: false, maxInARow: 1 },
+		)
 		await adapter.start()
 		const { runId } = await startRun(core.sql, { blueprint: blueprint.id })
 
@@ -195,7 +198,10 @@ describe("Flowcraft's guide", () => {
 
 	it('drops a message for a run or a node that does not exist, or is not ready, and goes on', async () => {
 		const blueprint = flow(name('guide'), [['first', 'second']])
-		const adapter = adapterOf({ blueprints: { [blueprint.id]: blueprint }, registry }, { relay: false })
+		const adapter = adapterOf(
+			{ blueprints: { [blueprint.id]: blueprint }, registry },
+			{ relay: false, maxInARow: 1 },
+		)
 		await adapter.start()
 		const { runId } = await startRun(core.sql, { blueprint: blueprint.id })
 
@@ -261,7 +267,10 @@ describe('the engine behind it', () => {
 
 	it('publishes nothing with its relay switched off; any other relay does', async () => {
 		const blueprint = flow(name('relayed'), [['a', 'b']])
-		const adapter = adapterOf({ blueprints: { [blueprint.id]: blueprint }, registry }, { relay: false })
+		const adapter = adapterOf(
+			{ blueprints: { [blueprint.id]: blueprint }, registry },
+			{ relay: false, maxInARow: 1 },
+		)
 		await adapter.start()
 		const { runId } = await startRun(core.sql, { blueprint: blueprint.id })
 
@@ -346,6 +355,8 @@ describe('the engine behind it', () => {
 				eventBus: { emit: (event) => void nodes.push(event) },
 			},
 			{
+				// Of a node that a worker goes on with nothing is enqueued.
+				maxInARow: 1,
 				eventBus: {
 					emit(event) {
 						jobs.push(event)

@@ -157,6 +157,8 @@ const MAY_CHANGE: Readonly<Record<string, readonly string[]>> = {
 	'POST /events/{name}': STEERING,
 	'POST /webhooks/{token}': STEERING,
 	'PUT /blueprints/{id}': ['blueprints', 'blueprint_heads'],
+	// What is told gets a number, which stays.
+	'GET /runs/{id}/stream': ['streams', 'stream_events'],
 }
 
 /** Of each table, how many rows it has and what is in them. */

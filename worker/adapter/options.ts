@@ -14,6 +14,7 @@ const WORKER_PART = [
 	'leaseMs',
 	'drainMs',
 	'unrunnableLimitMs',
+	'maxInARow',
 	'poolSize',
 	'transactionPoolSize',
 	'publicUrl',
@@ -116,6 +117,8 @@ export function checkOptions(options: RabbitMqAdapterOptions): void {
 	}
 	if (given.concurrency !== undefined && !isWithin(given.concurrency, 1, 65_535))
 		faults.push('concurrency must be a whole number from 1 to 65535')
+	if (given.maxInARow !== undefined && !isWithin(given.maxInARow, 1, 1_000_000))
+		faults.push('maxInARow must be a whole number of at least 1')
 	if (given.poolSize !== undefined && !isWithin(given.poolSize, 1, 200))
 		faults.push('poolSize must be a whole number from 1 to 200')
 	if (given.transactionPoolSize !== undefined && !isWithin(given.transactionPoolSize, 1, 200))

@@ -2,20 +2,27 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import type { NodeContext } from 'flowcraft'
 import { expect, test } from 'vitest'
-import { type AttemptInput, runAttempt } from '../../../worker/execution/attempt.js'
+import { type AttemptInput, AttemptLimit, runAttempt } from '../../../worker/execution/attempt.js'
 
 setFlagsFromString('--expose-gc')
 const collectGarbage = runInNewContext('gc') as () => void
 
-const attempt = (signal: AbortSignal, implementation: (context: NodeContext) => Promise<object>) =>
-	runAttempt({
-		node: { id: 'n', uses: 'n', config: { timeout: 60_000 } },
-		implementation: implementation as AttemptInput['implementation'],
-		context: {} as AttemptInput['context'],
-		middleware: [],
-		isLastAttempt: true,
-		signal,
-	})
+const attempt = async (signal: AbortSignal, implementation: (context: NodeContext) => Promise<object>) => {
+	const limit = new AttemptLimit(signal)
+	limit.start(60_000)
+	try {
+		return await runAttempt({
+			node: { id: 'n', uses: 'n' },
+			implementation: implementation as AttemptInput['implementation'],
+			context: {} as AttemptInput['context'],
+			middleware: [],
+			isLastAttempt: true,
+			signal: limit.signal,
+		})
+	} finally {
+		limit.stop()
+	}
+}
 
 test('an attempt with a timeout leaves no signal behind when it has ended, whoever listened to it', async () => {
 	const { signal } = new AbortController()
