@@ -157,18 +157,8 @@ test('a claim that Postgres has lost in a crash: the node is found ready without
 		})
 		await lab.openGate(run.runId, 'a')
 		await expectSoundEnd()
-		console.log(
-			before,
-			JSON.stringify(
-				await lab.rows(
-					'select node_id, worker, attempt, ended, started_at, ended_at from lab_executions where run_id = $1 order by started_at',
-					run.runId,
-				),
-			),
-			worker.process.tail(30),
-		)
 		if (before?.state === 'ready') break
-		expect(tries, `the claim of ${mark} was saved each time`).toBeLessThan(5)
+		expect(tries, `the claim of ${mark} was saved each time`).toBeLessThan(15)
 	}
 })
 

@@ -106,11 +106,14 @@ const orderNodes = (eventsExchange: string | undefined): NodeRegistry => ({
 		return { output: { orderId, totalCents } }
 	},
 
-	/** Records the mail that it would send. */
-	'order.ask-for-payment': async ({ input }) => {
+	/** Records the mail that it would send, and emits the link to those who watch the run. */
+	'order.ask-for-payment': async ({ input, dependencies }) => {
 		const schema = z.object({ order: orderSchema, paymentPage: z.object({ url: z.string() }) })
 		const { order, paymentPage } = parseInput('payment', schema, input)
-		return { output: { payUrl: paymentPage.url, dueCents: order.totalCents } }
+		const request = { payUrl: paymentPage.url, dueCents: order.totalCents }
+		const { emit } = dependencies as DurableDependencies & NodeContext['dependencies']
+		await emit(request)
+		return { output: request }
 	},
 
 	'order.remind': async ({ input }) => {
