@@ -1,7 +1,6 @@
 /**
  * Acks of one channel, gathered for a turn of the event loop. A quorum queue writes each ack to its log, so what a worker
- * has claimed in one statement is acked in one frame where the tags allow it: measured, the acks of a batch cost RabbitMQ
- * as much as its deliveries otherwise.
+ * has claimed in one statement is acked in one frame where the tags allow it.
  */
 import type { Channel, ConsumeMessage } from 'amqplib'
 

@@ -106,7 +106,7 @@ export class RabbitMqSubscription implements Subscription {
 	 */
 	async #session(onSubscribed: () => void): Promise<string> {
 		const { connection, topology, queue, prefetch, setupTimeoutMs, idleCheckMs } = this.#options
-		const session: Session = { over: undefined, acks: undefined, deliveries: 0, unsettled: 0 }
+		const session: Session = { over: undefined, deliveries: 0, unsettled: 0 }
 		const end = (reason: string) => {
 			session.over ??= reason
 			this.#changed.notify()
@@ -119,11 +119,10 @@ export class RabbitMqSubscription implements Subscription {
 			timeoutMs: setupTimeoutMs,
 			onClosed: (error) => end(error?.message ?? `connection lost: ${connection.lastError}`),
 		})
+		const acks = new Acks(channel)
 		let consumerTag: string | undefined
 		let watch: NodeJS.Timeout | undefined
 		try {
-			const acks = new Acks(channel)
-			session.acks = acks
 			const subscribe = async () => {
 				// Per consumer: quorum queues refuse a limit for the whole channel.
 				await channel.prefetch(prefetch)
@@ -147,7 +146,7 @@ export class RabbitMqSubscription implements Subscription {
 		} finally {
 			clearInterval(watch)
 			const alive = session.over === undefined
-			if (alive) session.acks?.flush()
+			if (alive) acks.flush()
 			end('the subscription has ended')
 			// Whatever ended it, the queue is worth a look before the next attempt.
 			if (this.#isActive) topology.forget(queue)
@@ -255,7 +254,6 @@ export class RabbitMqSubscription implements Subscription {
 interface Session {
 	/** What ended it. */
 	over: string | undefined
-	acks: Acks | undefined
 	/** Handed over since its beginning. */
 	deliveries: number
 	/** Handed over and without a verb. */
