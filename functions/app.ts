@@ -36,6 +36,7 @@ import { addStartRoute } from './routes/runs/start.js'
 import { addSteeringRoutes } from './routes/runs/steer.js'
 import { addWebhookRoute } from './routes/webhooks.js'
 import { addWorkerRoutes } from './routes/workers.js'
+import { createStarter } from './starter.js'
 
 export interface AppOptions {
 	/** The database, or how to open one for a request. */
@@ -92,15 +93,13 @@ export function createApp(options: AppOptions): App {
 		bodyLimitBytes: options.bodyLimitBytes ?? DEFAULT_BODY_LIMIT_BYTES,
 	})
 
-	const openForRequest = createRequestDatabases(db, {
-		deadlineMs: databaseDeadlineMs,
-		queueSize: options.databaseQueueSize ?? DEFAULT_DATABASE_QUEUE_SIZE,
-	})
+	const queueSize = options.databaseQueueSize ?? DEFAULT_DATABASE_QUEUE_SIZE
+	const databases = createRequestDatabases(db, { deadlineMs: databaseDeadlineMs, queueSize })
 
 	if ((options.corsOrigins ?? []).length > 0) app.use(allowOrigins(options.corsOrigins ?? []))
 	app.use(async (c, next) => {
 		const startedAt = performance.now()
-		const database = openForRequest(c.env)
+		const database = databases.open(c.env)
 		c.set('database', database)
 		await next()
 		const answering = c.get('answering')
@@ -145,7 +144,11 @@ export function createApp(options: AppOptions): App {
 	})
 
 	const codec = createValueCodec(options.serializer)
-	addStartRoute(endpoints.add, doorbell, codec)
+	const startRun = createStarter(databases, codec, {
+		deadlineMs: databaseDeadlineMs,
+		maxUnderWay: queueSize + (typeof db === 'function' ? 0 : db.sql.options.max),
+	})
+	addStartRoute(endpoints.add, doorbell, startRun)
 	addReadRoutes(endpoints.add, doorbell, codec, options.serializer !== undefined)
 	const redactor = createRedactor({ keys: options.redactKeys ?? DEFAULT_REDACT_KEYS })
 	addHistoryRoutes(endpoints.add, codec, options.serializer !== undefined, redactor)

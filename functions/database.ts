@@ -1,6 +1,6 @@
 /** The database as requests see it: opened as the host needs it, and no statement hangs its caller. */
 import type { Database } from '../src/db/client.js'
-import { recognizable, withDeadline } from '../src/db/errors.js'
+import { DeadlineError, recognizable, withDeadline } from '../src/db/errors.js'
 import { type Executor, inOneRoundTrip } from '../src/db/query.js'
 import { StatementGate } from './statement-gate.js'
 
@@ -32,26 +32,48 @@ export interface RequestDatabase {
 	close(): Promise<void> | undefined
 }
 
-/** How requests open the database. */
+/** How requests open the database, and how requests that come together share one. */
+export interface RequestDatabases {
+	open(bindings: unknown): RequestDatabase
+	/**
+	 * Undefined where a connection belongs to one request. A statement whose turn comes when it is not wanted any more is
+	 * never sent, and rejects with a `DeadlineError`.
+	 */
+	readonly shared: ((isWanted: () => boolean) => Executor) | undefined
+}
+
 export function createRequestDatabases(
 	source: DatabaseSource,
 	{ deadlineMs, queueSize }: StatementLimits,
-): (bindings: unknown) => RequestDatabase {
+): RequestDatabases {
 	if (typeof source === 'function') {
 		// A connection of its own, which nobody else waits for.
 		const run: RunStatement = (statement) => withDeadline('Postgres', deadlineMs, statement())
-		return (bindings) => {
-			let own: Database | undefined
-			let executor: Executor | undefined
-			return {
-				executor: () => (executor ??= limited((own = source(bindings)), run)),
-				close: () => own?.close(),
-			}
+		return {
+			open(bindings) {
+				let own: Database | undefined
+				let executor: Executor | undefined
+				return {
+					executor: () => (executor ??= limited((own = source(bindings)), run)),
+					close: () => own?.close(),
+				}
+			},
+			shared: undefined,
 		}
 	}
 	const gate = new StatementGate({ slots: source.sql.options.max, maxWaiting: queueSize, deadlineMs })
 	const executor = limited(source, (statement) => gate.run(statement))
-	return () => ({ executor: () => executor, close: () => undefined })
+	return {
+		open: () => ({ executor: () => executor, close: () => undefined }),
+		shared: (isWanted) =>
+			limited(source, (statement) =>
+				gate.run(() => {
+					if (!isWanted())
+						throw new DeadlineError('Waiting for a connection to Postgres', deadlineMs)
+					return statement()
+				}),
+			),
+	}
 }
 
 /** The pool, with limits on everything that is run through `query`. */

@@ -9,7 +9,7 @@ export { createDatabase, type Database, type DatabaseOptions } from './db/client
 export type { DrizzleExecutor, Executor } from './db/query.js'
 
 // ── Runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-export { startRun, type StartedRun, type StartRunInput } from './run/start.js'
+export { startRun, startRuns, type StartedRun, type StartRunInput } from './run/start.js'
 export { type CancelledRun, cancelRun } from './run/cancel.js'
 export { type ResumedRun, type ResumeInput, resumeRun } from './run/resume.js'
 export { type EventInput, sendEvent, type SendEventOptions, type SentEvent } from './run/events.js'

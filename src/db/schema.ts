@@ -182,9 +182,6 @@ export const statuses = pgTable(
 		index('flowcraft_statuses_live')
 			.on(t.status, t.createdAt, t.runId)
 			.where(sql`finished_at is null`),
-		index('flowcraft_statuses_finished_at')
-			.on(t.finishedAt)
-			.where(sql`finished_at is not null`),
 	],
 )
 
@@ -369,11 +366,9 @@ export const transitions = pgTable(
 		status: text().$type<RunStatus>().notNull(),
 		reason: text(),
 	},
-	// Of one run the ids rise in the order of the commits: they are drawn under the run's lock.
-	(t) => [
-		primaryKey({ columns: [t.recordedAt, t.id] }),
-		index('flowcraft_transitions_run').on(t.runId, t.id),
-	],
+	// Of one run the ids rise in the order of the commits: they are drawn under the run's lock. The time is part of the key
+	// for the sake of partitions.
+	(t) => [primaryKey({ columns: [t.runId, t.id, t.recordedAt] })],
 )
 
 /** Results saved inside a node by `dependencies.step`. */

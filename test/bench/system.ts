@@ -2,7 +2,7 @@
 import { basename, join } from 'node:path'
 import { createDatabase, type Database } from '../../src/db/client.js'
 import { query } from '../../src/db/query.js'
-import { startRun } from '../../src/run/start.js'
+import { startRuns } from '../../src/run/start.js'
 import { freePort } from '../../worker/embedded/cluster.js'
 import { PROJECT_ROOT, type RunningProcess, spawnProgram } from '../support/process.js'
 import { freshQueueName } from '../support/services/index.js'
@@ -12,8 +12,9 @@ import type { Lab, LabDatabase } from './lab.js'
 
 /** As many nodes at once as the 32 connections of the floor and more: what a worker on a machine of its own would have. */
 const WORKER_CONCURRENCY = 256
-/** Starts under way at once. */
-const STARTERS = 8
+/** Statements that start runs under way at once, and runs in each: what a functions server does that has many requests. */
+const STARTERS = 2
+const STARTS_AT_ONCE = 50
 
 export interface SystemOptions {
 	readonly workers?: number
@@ -99,8 +100,11 @@ export async function startSystem(lab: Lab, options: SystemOptions = {}): Promis
 			let left = count
 			await Promise.all(
 				Array.from({ length: STARTERS }, async () => {
-					while (left-- > 0)
-						await startRun(database.sql, { blueprint: workload, input: inputOf(workload) })
+					while (left > 0) {
+						const size = Math.min(left, STARTS_AT_ONCE)
+						left -= size
+						await startAll(database, workload, size)
+					}
 				}),
 			)
 		},
@@ -117,6 +121,15 @@ export async function startSystem(lab: Lab, options: SystemOptions = {}): Promis
 			await owned?.drop()
 		},
 	}
+}
+
+async function startAll({ sql }: Database, workload: string, count: number): Promise<void> {
+	const start = { blueprint: workload, input: inputOf(workload) }
+	for (const result of await startRuns(
+		sql,
+		Array.from({ length: count }, () => start),
+	))
+		if (result.status === 'rejected') throw result.reason
 }
 
 function inputOf(workload: string): Record<string, unknown> {

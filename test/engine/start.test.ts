@@ -3,7 +3,7 @@ import { sql as template } from 'drizzle-orm'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ConflictError, InvalidInputError, NotFoundError } from '../../src/errors.js'
-import { startRun, type StartRunInput } from '../../src/run/start.js'
+import { startRun, startRuns, type StartRunInput } from '../../src/run/start.js'
 import { readRun } from '../../src/run/read.js'
 import { type Core, createCore, flow } from '../support/core.js'
 
@@ -376,5 +376,138 @@ describe('run ids, versions and odd input', () => {
 			].sort(),
 		)
 		expect(await counts()).toEqual(before)
+	})
+})
+
+describe('many starts at once', () => {
+	const startAll = (...inputs: Partial<StartRunInput>[]) =>
+		startRuns(
+			core.sql,
+			inputs.map((input) => ({ blueprint: 'one', ...input })),
+		)
+
+	test('each run gets its own context, tags, trace and start nodes', async () => {
+		const results = await startAll(
+			{ runId: 'many-1', input: { n: 1, same: 'x' }, tags: ['t,1'] },
+			{ runId: 'many-2', blueprint: 'fork', input: { n: 2 }, traceparent: '00-aa-bb-01' },
+			{ runId: 'many-3' },
+		)
+		expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'fulfilled'])
+		expect(
+			await core.rows(
+				`select run_id, key, value from flowcraft_contexts where run_id like 'many-%' order by run_id, key`,
+			),
+		).toEqual([
+			{ run_id: 'many-1', key: 'n', value: '1' },
+			{ run_id: 'many-1', key: 'same', value: '"x"' },
+			{ run_id: 'many-2', key: 'n', value: '2' },
+		])
+		expect(
+			await core.rows(
+				`select run_id, tags::text, traceparent, live_count from flowcraft_statuses where run_id like 'many-%' order by run_id`,
+			),
+		).toEqual([
+			{ run_id: 'many-1', tags: '{"t,1"}', traceparent: null, live_count: 1 },
+			{ run_id: 'many-2', tags: '{}', traceparent: '00-aa-bb-01', live_count: 4 },
+			{ run_id: 'many-3', tags: '{}', traceparent: null, live_count: 1 },
+		])
+		expect(await core.outbox('many-1')).toEqual(['a'])
+		expect(await core.outbox('many-2')).toEqual(['a', 'b', 'guarded', 'loner'])
+	})
+
+	test('what is wrong with one start is the fault of that one alone', async () => {
+		await startAll({ runId: 'taken' }, { idempotencyKey: 'used', input: { n: 1 } })
+		const before = await counts()
+		const results = await startAll(
+			{ tags: ['\u0000'] },
+			{ blueprint: 'nobody' },
+			{ runId: 'fine' },
+			{ version: 'never' },
+			{ runId: 'taken', idempotencyKey: 'free' },
+			{ idempotencyKey: 'used', input: { n: 2 } },
+			{ idempotencyKey: 'used', input: { n: 1 } },
+		)
+		expect(
+			results.map((result) =>
+				result.status === 'rejected'
+					? (result.reason as Error).constructor.name
+					: result.value.repeated,
+			),
+		).toEqual([
+			'InvalidInputError',
+			'NotFoundError',
+			false,
+			'NotFoundError',
+			'ConflictError',
+			'ConflictError',
+			true,
+		])
+		const after = await counts()
+		expect(after).toEqual({
+			...before,
+			statuses: Number(before['statuses']) + 1,
+			nodes: Number(before['nodes']) + 1,
+			outbox: Number(before['outbox']) + 1,
+			transitions: Number(before['transitions']) + 1,
+		})
+	})
+
+	test('the same run id, or the same key, twice in one call is as in two calls', async () => {
+		const results = await startAll(
+			{ runId: 'twin', input: { n: 1 } },
+			{ runId: 'twin', input: { n: 2 } },
+			{ idempotencyKey: 'twins' },
+			{ idempotencyKey: 'twins' },
+			{ idempotencyKey: 'twins', idempotencyScope: 'another' },
+		)
+		expect(
+			results.map((result) => (result.status === 'rejected' ? 'conflict' : result.value.repeated)),
+		).toEqual([false, 'conflict', false, true, false])
+		expect(await core.rows(`select value from flowcraft_contexts where run_id = 'twin'`)).toEqual([
+			{ value: '1' },
+		])
+	})
+
+	test('calls with the same keys and ids in any order do not lock each other out', async () => {
+		const inputs = Array.from({ length: 40 }, (_, i) => ({
+			runId: `crossing-${i}`,
+			idempotencyKey: `crossing-${i}`,
+		}))
+		const calls = await Promise.all(
+			Array.from({ length: 8 }, (_, i) => startAll(...(i % 2 === 0 ? inputs : inputs.toReversed()))),
+		)
+		expect(calls.flat().filter(({ status }) => status === 'rejected')).toEqual([])
+		const [row] = await core.rows(
+			`select count(*)::int from flowcraft_statuses where run_id like 'crossing-%'`,
+		)
+		expect(row).toEqual({ count: 40 })
+	})
+
+	test('a value that Postgres refuses fails its own start, and the others are started', async () => {
+		await core.rows(`create function refuse_one() returns trigger language plpgsql as $$
+			begin
+				if new.run_id = 'refused' then raise exception 'no' using errcode = '22000'; end if;
+				return new;
+			end $$`)
+		await core.rows(
+			'create trigger refuse_one before insert on flowcraft_statuses for each row execute function refuse_one()',
+		)
+		try {
+			const results = await startAll(
+				{ runId: 'before-it' },
+				{ runId: 'refused' },
+				{ runId: 'after-it' },
+			)
+			expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
+		} finally {
+			await core.rows('drop trigger refuse_one on flowcraft_statuses')
+		}
+	})
+
+	test('hundreds are started, in order', async () => {
+		const results = await startAll(...Array.from({ length: 130 }, (_, i) => ({ runId: `hundreds-${i}` })))
+		expect(
+			results.map((result) => (result.status === 'fulfilled' ? result.value.runId : undefined)),
+		).toEqual(Array.from({ length: 130 }, (_, i) => `hundreds-${i}`))
 	})
 })

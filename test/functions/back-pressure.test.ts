@@ -5,7 +5,7 @@ import { StatementGate } from '../../functions/statement-gate.js'
 import { createDatabase, type Database } from '../../src/db/client.js'
 import { freshDatabase, type FreshDatabase } from '../support/services/index.js'
 import { waitFor } from '../support/wait-for.js'
-import { ask, IDLE_BLUEPRINT } from './api.js'
+import { type Answer, ask, IDLE_BLUEPRINT } from './api.js'
 
 const POOL = 2
 const QUEUE = 5
@@ -13,15 +13,18 @@ const QUEUE = 5
 let fresh: FreshDatabase
 let database: Database
 let holder: Database
+let observer: Database
 beforeAll(async () => {
 	fresh = await freshDatabase()
 	database = createDatabase(fresh.url, { max: POOL })
 	holder = createDatabase(fresh.url, { max: 1 })
+	observer = createDatabase(fresh.url, { max: 1 })
 	await ask(createApp({ db: database }), 'PUT', '/blueprints/idle', { body: IDLE_BLUEPRINT })
 })
 afterAll(async () => {
 	await database.close()
 	await holder.close()
+	await observer.close()
 	await fresh.drop()
 })
 
@@ -47,6 +50,14 @@ async function holdStarts(): Promise<{ letGo: () => Promise<void> }> {
 			await transaction
 		},
 	}
+}
+
+/** How many statements wait for what the holder has. */
+async function waitingForTheLock(): Promise<number> {
+	const [row] = await observer.sql`select count(*)::int as waiting from pg_locks l
+		join pg_database d on d.oid = l.database
+		where d.datname = current_database() and not l.granted and l.relation = 'flowcraft_statuses'::regclass`
+	return row?.['waiting'] as number
 }
 
 test('a full pool takes a bounded queue; the rest is answered 503 at once, and nothing of it is done later', async () => {
@@ -77,11 +88,19 @@ test('a full pool takes a bounded queue; the rest is answered 503 at once, and n
 })
 
 test('who waits for a connection in vain is answered at the deadline, and its statement never runs', async () => {
-	const app = createApp({ db: database, databaseQueueSize: QUEUE, databaseDeadlineMs: 300 })
+	const app = createApp({ db: database, databaseQueueSize: QUEUE, databaseDeadlineMs: 1_000 })
 	const held = await holdStarts()
-	const running = Array.from({ length: POOL }, () =>
-		ask(app, 'POST', '/runs', { body: { blueprint: 'idle' }, headers: { 'idempotency-key': 'running' } }),
-	)
+	// Those that come at once share a statement; two of those are under way at most.
+	const running: Promise<Answer>[] = []
+	for (let i = 0; i < POOL; i++) {
+		running.push(
+			ask(app, 'POST', '/runs', {
+				body: { blueprint: 'idle' },
+				headers: { 'idempotency-key': `running-${i}` },
+			}),
+		)
+		await waitFor('the statement', async () => (await waitingForTheLock()) === i + 1)
+	}
 	const waiting = Array.from({ length: QUEUE }, () =>
 		ask(app, 'POST', '/runs', { body: { blueprint: 'idle' }, headers: { 'idempotency-key': 'waiting' } }),
 	)

@@ -8,7 +8,7 @@ import {
 import { withDeadline } from '../../src/db/errors.js'
 import { whileUnavailable } from '../../src/db/retry.js'
 import type { Executor } from '../../src/db/query.js'
-import { createBatcher } from './batcher.js'
+import { createBatcher } from '../../src/batcher.js'
 
 const MAX_BATCH = 50
 const READ_DEADLINE_MS = 15_000
@@ -19,6 +19,7 @@ export function createBatchingReader(db: Executor): ContextReader {
 		run: (asked) => ask('Reading context keys', () => readKeysOfRuns(db, asked)),
 		maxSize: MAX_BATCH,
 		concurrency: 2,
+		soon: setImmediate,
 	})
 	return {
 		readKeys: async (runId, keys) => (keys.length === 0 ? new Map() : batcher.add({ runId, keys })),

@@ -14,7 +14,7 @@ import type { Executor } from '../../src/db/query.js'
 import { withJitter } from '../../src/loop.js'
 import type { Doorbell } from '../../src/ports/doorbell.js'
 import type { Logger } from '../../src/ports/logger.js'
-import { createBatcher } from './batcher.js'
+import { createBatcher } from '../../src/batcher.js'
 
 /** Nodes per commit at most: past this, larger batches gain nothing. */
 const MAX_BATCH = 50
@@ -71,7 +71,12 @@ export function createCommitter(
 			return answers
 		}
 	}
-	const batcher = createBatcher<NodeCommit, Answer>({ run: apply, maxSize: MAX_BATCH, concurrency: 2 })
+	const batcher = createBatcher<NodeCommit, Answer>({
+		run: apply,
+		maxSize: MAX_BATCH,
+		concurrency: 2,
+		soon: setImmediate,
+	})
 
 	return {
 		async commit(commit, signal) {

@@ -49,7 +49,7 @@ import { createWebhookUrls } from '../execution/webhook.js'
 import { createWorkflows, type WorkflowsModule } from '../execution/workflows.js'
 import { createTransactionalCommitter, OnCommitError } from '../transaction/commit.js'
 import { TransactionPool } from '../transaction/pool.js'
-import { createBatcher } from './batcher.js'
+import { createBatcher } from '../../src/batcher.js'
 import { createBatchingReader } from './batching-reader.js'
 import { announce, type Committed, createCommitter, sleep } from './commits.js'
 import { continuedNode, offerClaim, offeredClaim } from './continuation.js'
@@ -206,6 +206,7 @@ export function createWorker(options: WorkerOptions): Worker {
 		run: (keys) => withDeadline('A claim', CLAIM_DEADLINE_MS, claimNodes(db, workerId, keys)),
 		maxSize: MAX_CLAIM_BATCH,
 		concurrency: 2,
+		soon: setImmediate,
 	})
 
 	// ── Deliveries and slots ─────────────────────────────────────────────────────────────────────────────────────────

@@ -1,10 +1,9 @@
-/** `POST /runs`: one statement, and the run is durable. */
+/** `POST /runs`: one statement, shared by those that come at once, and the run is durable. */
 import { z } from '@hono/zod-openapi'
-import type { ValueCodec } from '../../../src/context/values.js'
 import type { Doorbell } from '../../../src/ports/doorbell.js'
-import { startRun } from '../../../src/run/start.js'
 import { jsonResponse } from '../../answer.js'
 import type { AddEndpoint, EndpointDefinition } from '../../endpoint.js'
+import type { StartRun } from '../../starter.js'
 import { identifier, objectValue } from '../fields.js'
 import { RUN_ID, stateSchema } from './schemas.js'
 
@@ -82,20 +81,16 @@ const startRunEndpoint = {
 	problems: ['not-found', 'conflict'],
 } as const satisfies EndpointDefinition
 
-export function addStartRoute(add: AddEndpoint, doorbell: Doorbell, codec: ValueCodec): void {
+export function addStartRoute(add: AddEndpoint, doorbell: Doorbell, startRun: StartRun): void {
 	add(startRunEndpoint, async ({ body, headers, caller, db }) => {
 		const idempotencyKey = headers['Idempotency-Key']
 		const traceparent = validTraceparent(headers.traceparent)
-		const started = await startRun(
-			db,
-			{
-				...body,
-				idempotencyScope: caller.name,
-				...(idempotencyKey === undefined ? {} : { idempotencyKey }),
-				...(traceparent === undefined ? {} : { traceparent }),
-			},
-			codec,
-		)
+		const started = await startRun(db, {
+			...body,
+			idempotencyScope: caller.name,
+			...(idempotencyKey === undefined ? {} : { idempotencyKey }),
+			...(traceparent === undefined ? {} : { traceparent }),
+		})
 		if (!started.repeated) doorbell.ring({ type: 'outbox' })
 		// A repeated start gets the first answer again, whatever has become of the run.
 		return jsonResponse({ runId: started.runId, status: 'running' }, 202, {

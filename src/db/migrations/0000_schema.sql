@@ -218,7 +218,7 @@ CREATE TABLE "flowcraft_transitions" (
 	"run_id" text collate "C" NOT NULL,
 	"status" text NOT NULL,
 	"reason" text,
-	CONSTRAINT "flowcraft_transitions_recorded_at_id_pk" PRIMARY KEY("recorded_at","id")
+	CONSTRAINT "flowcraft_transitions_run_id_id_recorded_at_pk" PRIMARY KEY("run_id","id","recorded_at")
 );
 --> statement-breakpoint
 CREATE TABLE "flowcraft_webhooks" (
@@ -268,10 +268,8 @@ CREATE INDEX "flowcraft_statuses_blueprint" ON "flowcraft_statuses" USING btree 
 CREATE INDEX "flowcraft_statuses_parent" ON "flowcraft_statuses" USING btree ("parent_run_id") WHERE parent_run_id is not null;--> statement-breakpoint
 CREATE INDEX "flowcraft_statuses_tags" ON "flowcraft_statuses" USING gin ("tags") WHERE tags <> '{}';--> statement-breakpoint
 CREATE INDEX "flowcraft_statuses_live" ON "flowcraft_statuses" USING btree ("status","created_at","run_id") WHERE finished_at is null;--> statement-breakpoint
-CREATE INDEX "flowcraft_statuses_finished_at" ON "flowcraft_statuses" USING btree ("finished_at") WHERE finished_at is not null;--> statement-breakpoint
 CREATE UNIQUE INDEX "flowcraft_stream_events_key" ON "flowcraft_stream_events" USING btree ("run_id","key");--> statement-breakpoint
 CREATE INDEX "flowcraft_stream_events_emitted" ON "flowcraft_stream_events" USING btree ("at") WHERE what = 'emit';--> statement-breakpoint
-CREATE INDEX "flowcraft_transitions_run" ON "flowcraft_transitions" USING btree ("run_id","id");--> statement-breakpoint
 CREATE INDEX "flowcraft_webhooks_run" ON "flowcraft_webhooks" USING btree ("run_id");--> statement-breakpoint
 CREATE INDEX "flowcraft_webhooks_expiry" ON "flowcraft_webhooks" USING btree ("expires_at");--> statement-breakpoint
 CREATE INDEX "flowcraft_workers_lease" ON "flowcraft_workers" USING btree ("lease_until") WHERE stopped_at is null and dead_at is null;

@@ -1,49 +1,76 @@
--- Inserts a run with its context, its start nodes and their outbox rows. The caller has decided that it may exist.
-CREATE OR REPLACE FUNCTION flowcraft_insert_run(
-	p_run text, p_blueprint text, p_hash text, p_pins jsonb,
-	p_keys text[], p_values text[], p_tags text[], p_traceparent text, p_deadline timestamptz,
-	p_parent_run text, p_parent_node text, p_parent_generation text, p_parent_recovers text, p_depth int
-) RETURNS boolean -- false, and nothing written: the run id is taken
+-- Inserts runs with their contexts, start nodes and outbox rows. The caller has decided that they may exist. The arrays up
+-- to p_depths have one element per run, p_tags array literals; one without a hash is left out. p_ctx_of says by number whose
+-- a key of a context is. Returns the ids of the runs that were inserted: the others are taken, and nothing was written for them.
+CREATE OR REPLACE FUNCTION flowcraft_insert_runs(
+	p_runs text[], p_blueprints text[], p_hashes text[], p_pins jsonb[], p_tags text[], p_traceparents text[],
+	p_deadlines timestamptz[],
+	p_parent_runs text[], p_parent_nodes text[], p_parent_generations text[], p_parent_recovers text[], p_depths int[],
+	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[]
+) RETURNS text[]
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
 SET jit = off
 AS $$
 DECLARE
 	v_now timestamptz := clock_timestamp();
-	v_start_nodes text[];
-	v_version text;
-	-- A child that a paused run starts, since its node was running already, begins paused too.
-	v_status text := CASE
-		WHEN EXISTS (SELECT FROM flowcraft_statuses s WHERE s.run_id = p_parent_run AND s.status = 'paused') THEN 'paused'
-		ELSE 'running'
-	END;
+	v_inserted text[];
 BEGIN
-	SELECT b.start_nodes, b.version INTO STRICT v_start_nodes, v_version
-	-- A caller that passes a run's id passes its collation along, and with that one the index would be of no use.
-	FROM flowcraft_blueprints b WHERE b.blueprint_id = p_blueprint COLLATE "default" AND b.hash = p_hash COLLATE "default";
-
-	INSERT INTO flowcraft_statuses (run_id, status, blueprint_id, blueprint_hash, blueprint_version, pins, live_count,
-		tags, traceparent, deadline_at, parent_run_id, parent_node_id, parent_generation, parent_recovers, depth,
-		created_at, updated_at)
-	VALUES (p_run, v_status, p_blueprint, p_hash, v_version, p_pins, cardinality(v_start_nodes),
-		p_tags, p_traceparent, p_deadline, p_parent_run, p_parent_node, p_parent_generation, p_parent_recovers, p_depth,
-		v_now, v_now)
-	ON CONFLICT (run_id) DO NOTHING;
-	IF NOT FOUND THEN
-		RETURN false;
-	END IF;
-
-	INSERT INTO flowcraft_transitions (run_id, status) VALUES (p_run, v_status);
+	WITH given AS (
+		SELECT g.*, b.version, cardinality(b.start_nodes) AS live_count
+		FROM unnest(p_runs, p_blueprints, p_hashes, p_pins, p_tags, p_traceparents, p_deadlines,
+			p_parent_runs, p_parent_nodes, p_parent_generations, p_parent_recovers, p_depths)
+			AS g(run_id, blueprint_id, hash, pins, tags, traceparent, deadline_at,
+			parent_run_id, parent_node_id, parent_generation, parent_recovers, depth)
+		CROSS JOIN LATERAL (
+			SELECT b.version, b.start_nodes FROM flowcraft_blueprints b
+			-- A caller that passes a run's id passes its collation along, and with that one the index would be of no use.
+			WHERE b.blueprint_id = g.blueprint_id COLLATE "default" AND b.hash = g.hash COLLATE "default" OFFSET 0
+		) AS b
+	), inserted AS (
+		INSERT INTO flowcraft_statuses (run_id, status, blueprint_id, blueprint_hash, blueprint_version, pins, live_count,
+			tags, traceparent, deadline_at, parent_run_id, parent_node_id, parent_generation, parent_recovers, depth,
+			created_at, updated_at)
+		SELECT g.run_id,
+			-- A child that a paused run starts, since its node was running already, begins paused too.
+			CASE WHEN g.parent_run_id IS NOT NULL AND EXISTS (
+				SELECT FROM flowcraft_statuses s WHERE s.run_id = g.parent_run_id AND s.status || '' = 'paused' OFFSET 0
+			) THEN 'paused' ELSE 'running' END,
+			g.blueprint_id, g.hash, g.version, g.pins, g.live_count, g.tags::text[], g.traceparent, g.deadline_at,
+			g.parent_run_id, g.parent_node_id, g.parent_generation, g.parent_recovers, g.depth, v_now, v_now
+		-- In one order, so that of two batches with the same ids neither waits for the other.
+		FROM given g ORDER BY g.run_id COLLATE "C"
+		ON CONFLICT (run_id) DO NOTHING
+		RETURNING run_id, status
+	), history AS (
+		INSERT INTO flowcraft_transitions (recorded_at, run_id, status) SELECT v_now, i.run_id, i.status FROM inserted i
+	)
+	SELECT coalesce(array_agg(i.run_id::text), '{}') INTO v_inserted FROM inserted i;
 
 	INSERT INTO flowcraft_contexts (run_id, key, value, seq)
-	SELECT p_run, entry.key, entry.value, 0 FROM unnest(p_keys, p_values) AS entry(key, value);
+	SELECT p_runs[entry.ix], entry.key, entry.value, 0 FROM unnest(p_ctx_of, p_ctx_keys, p_ctx_values) AS entry(ix, key, value)
+	WHERE p_runs[entry.ix] = ANY (v_inserted);
 
-	INSERT INTO flowcraft_nodes (run_id, node_id, state, emitted_at)
-	SELECT p_run, node_id, 'ready', v_now FROM unnest(v_start_nodes) AS node_id;
-
+	WITH started AS (
+		SELECT g.run_id, g.blueprint_id, g.traceparent, node_id
+		FROM unnest(p_runs, p_blueprints, p_hashes, p_traceparents) AS g(run_id, blueprint_id, hash, traceparent)
+		CROSS JOIN LATERAL (
+			SELECT b.start_nodes FROM flowcraft_blueprints b
+			WHERE b.blueprint_id = g.blueprint_id COLLATE "default" AND b.hash = g.hash COLLATE "default" OFFSET 0
+		) AS b
+		CROSS JOIN LATERAL unnest(b.start_nodes) AS node_id
+		WHERE g.run_id = ANY (v_inserted)
+	), nodes AS (
+		INSERT INTO flowcraft_nodes (run_id, node_id, state, created_at, emitted_at)
+		SELECT s.run_id, s.node_id, 'ready', v_now, v_now FROM started s
+	)
 	INSERT INTO flowcraft_outbox (run_id, node_id, blueprint_id, traceparent, due_at)
-	SELECT p_run, node_id, p_blueprint, p_traceparent, v_now FROM unnest(v_start_nodes) AS node_id;
-	RETURN true;
+	SELECT s.run_id, s.node_id, s.blueprint_id, s.traceparent, v_now FROM started s;
+	RETURN v_inserted;
 END $$;
 
 -- The hash that a run of p_blueprint gets: of the wanted version, or of the current one. Null if there is none.
@@ -90,62 +117,105 @@ BEGIN
 	);
 END $$;
 
--- Starts a run: status, context, start nodes and outbox rows, in the caller's transaction or its own.
--- Outcomes: `started`; `repeated`, this idempotency key began that run; `conflict`, it began a run with another body;
--- `exists`, the given run id is taken; `unknown_blueprint`; `unknown_version`. Only `started` writes anything.
-CREATE OR REPLACE FUNCTION flowcraft_start_run(
-	p_run text, p_blueprint text, p_version text, p_keys text[], p_values text[], p_tags text[],
-	p_traceparent text, p_deadline_ms bigint,
-	p_idempotency_scope text, p_idempotency_key text, p_request_hash text, p_idempotency_ttl_ms bigint,
-	OUT outcome text, OUT run_id text, OUT status text, OUT blueprint_hash text
-)
-LANGUAGE plpgsql VOLATILE
+-- Starts runs: status, context, start nodes and outbox rows, in the caller's transaction or its own. One element per run, no
+-- run id and no idempotency key twice; p_tags are array literals, p_ctx_of says by number whose a key of a context is.
+-- Outcomes, one row per run in any order: `started`; `repeated`, this idempotency key began that run; `conflict`, it began a
+-- run with another body; `exists`, the given run id is taken; `unknown_blueprint`; `unknown_version`. Only `started` writes
+-- anything.
+CREATE OR REPLACE FUNCTION flowcraft_start_runs(
+	p_runs text[], p_blueprints text[], p_versions text[], p_tags text[], p_traceparents text[],
+	p_idempotency_scopes text[], p_idempotency_keys text[], p_request_hashes text[], p_idempotency_ttl_ms bigint,
+	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[]
+) RETURNS TABLE (ix int, outcome text, run_id text, status text)
+LANGUAGE plpgsql VOLATILE ROWS 50
 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET enable_material = off
+SET random_page_cost = 0
 SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-	v_known record;
+	v_keyed boolean := EXISTS (SELECT FROM unnest(p_idempotency_keys) AS k WHERE k IS NOT NULL);
+	v_outcomes text[] := array_fill('started'::text, ARRAY[cardinality(p_runs)]);
+	v_hashes text[];
+	v_pins jsonb[];
+	v_inserted text[];
 BEGIN
-	run_id := p_run;
-	IF p_idempotency_key IS NOT NULL THEN
-		-- Of two starts with one key, the second waits here for the first to commit or roll back.
-		INSERT INTO flowcraft_idempotency_keys AS k (scope, key, request_hash, run_id, expires_at)
-		VALUES (p_idempotency_scope, p_idempotency_key, p_request_hash, p_run,
-			clock_timestamp() + p_idempotency_ttl_ms * interval '1 millisecond')
-		ON CONFLICT (scope, key) DO UPDATE
-			SET request_hash = excluded.request_hash, run_id = excluded.run_id, expires_at = excluded.expires_at
-			WHERE k.expires_at < clock_timestamp();
-		IF NOT FOUND THEN
-			SELECT k.run_id, k.request_hash INTO v_known FROM flowcraft_idempotency_keys k
-			WHERE k.scope = p_idempotency_scope AND k.key = p_idempotency_key;
-			run_id := v_known.run_id;
-			outcome := CASE WHEN v_known.request_hash = p_request_hash THEN 'repeated' ELSE 'conflict' END;
-			SELECT s.status, s.blueprint_hash INTO status, blueprint_hash FROM flowcraft_statuses s WHERE s.run_id = v_known.run_id;
-			RETURN;
-		END IF;
+	IF v_keyed THEN
+		-- Of two starts with one key, the second waits here for the first to commit or roll back. In one order, so that of
+		-- two batches with the same keys neither waits for the other.
+		WITH given AS (
+			SELECT g.* FROM unnest(p_runs, p_idempotency_scopes, p_idempotency_keys, p_request_hashes)
+				WITH ORDINALITY AS g(run_id, scope, key, request_hash, ix)
+			WHERE g.key IS NOT NULL
+		), begun AS (
+			INSERT INTO flowcraft_idempotency_keys AS k (scope, key, request_hash, run_id, expires_at)
+			SELECT g.scope, g.key, g.request_hash, g.run_id, clock_timestamp() + p_idempotency_ttl_ms * interval '1 millisecond'
+			FROM given g ORDER BY g.scope, g.key
+			ON CONFLICT (scope, key) DO UPDATE
+				SET request_hash = excluded.request_hash, run_id = excluded.run_id, expires_at = excluded.expires_at
+				WHERE k.expires_at < clock_timestamp()
+			RETURNING run_id
+		)
+		SELECT array_agg(CASE WHEN g.key IS NULL OR b.run_id IS NOT NULL THEN 'started' ELSE 'repeated' END ORDER BY g.ix)
+		INTO v_outcomes
+		FROM unnest(p_runs, p_idempotency_keys) WITH ORDINALITY AS g(run_id, key, ix)
+		LEFT JOIN begun b ON b.run_id = g.run_id;
 	END IF;
 
-	blueprint_hash := flowcraft_resolve_blueprint(p_blueprint, p_version);
-	IF blueprint_hash IS NULL THEN
-		outcome := CASE
-			WHEN EXISTS (SELECT FROM flowcraft_blueprint_heads h WHERE h.blueprint_id = p_blueprint) THEN 'unknown_version'
-			ELSE 'unknown_blueprint'
-		END;
-	ELSIF flowcraft_insert_run(p_run, p_blueprint, blueprint_hash, flowcraft_pin_subflows(p_blueprint, blueprint_hash),
-		p_keys, p_values, p_tags, p_traceparent,
-		CASE WHEN p_deadline_ms IS NOT NULL THEN clock_timestamp() + p_deadline_ms * interval '1 millisecond' END,
-		NULL, NULL, NULL, NULL, 0)
-	THEN
-		outcome := 'started';
-		status := 'running';
+	SELECT array_agg(blueprint.hash ORDER BY g.ix), array_agg(blueprint.pins ORDER BY g.ix) INTO v_hashes, v_pins
+	FROM unnest(p_blueprints, p_versions, v_outcomes) WITH ORDINALITY AS g(blueprint_id, version, outcome, ix)
+	LEFT JOIN LATERAL (
+		SELECT b.hash, CASE WHEN b.subflows <> '{}' THEN flowcraft_pin_subflows(b.blueprint_id, b.hash) END AS pins
+		FROM (
+			SELECT CASE WHEN g.version IS NULL
+				THEN (SELECT h.hash FROM flowcraft_blueprint_heads h WHERE h.blueprint_id = g.blueprint_id OFFSET 0)
+				ELSE flowcraft_resolve_blueprint(g.blueprint_id, g.version)
+			END AS hash
+		) AS wanted
+		CROSS JOIN LATERAL (
+			SELECT b.blueprint_id, b.hash, b.subflows FROM flowcraft_blueprints b
+			WHERE b.blueprint_id = g.blueprint_id AND b.hash = wanted.hash OFFSET 0
+		) AS b
+		OFFSET 0
+	) AS blueprint ON g.outcome = 'started';
+
+	v_inserted := flowcraft_insert_runs(p_runs, p_blueprints,
+		v_hashes, v_pins, p_tags, p_traceparents, NULL, NULL, NULL, NULL, NULL, array_fill(0, ARRAY[cardinality(p_runs)]),
+		p_ctx_of, p_ctx_keys, p_ctx_values);
+	IF cardinality(v_inserted) = cardinality(p_runs) THEN
+		RETURN QUERY SELECT g.ix::int, 'started', g.run_id, 'running' FROM unnest(p_runs) WITH ORDINALITY AS g(run_id, ix);
 		RETURN;
-	ELSE
-		outcome := 'exists';
 	END IF;
 
-	IF p_idempotency_key IS NOT NULL THEN
+	RETURN QUERY
+	SELECT g.ix::int,
+		CASE
+			WHEN g.outcome = 'repeated' THEN CASE WHEN k.request_hash = g.request_hash THEN 'repeated' ELSE 'conflict' END
+			WHEN g.run_id = ANY (v_inserted) THEN 'started'
+			WHEN g.hash IS NOT NULL THEN 'exists'
+			WHEN EXISTS (SELECT FROM flowcraft_blueprint_heads h WHERE h.blueprint_id = g.blueprint_id OFFSET 0)
+				THEN 'unknown_version'
+			ELSE 'unknown_blueprint'
+		END,
+		coalesce(k.run_id, g.run_id), coalesce(s.status, 'running')
+	FROM unnest(p_runs, p_blueprints, v_hashes, v_outcomes, p_idempotency_scopes, p_idempotency_keys, p_request_hashes)
+		WITH ORDINALITY AS g(run_id, blueprint_id, hash, outcome, scope, key, request_hash, ix)
+	LEFT JOIN LATERAL (
+		SELECT k.run_id::text, k.request_hash FROM flowcraft_idempotency_keys k WHERE k.scope = g.scope AND k.key = g.key OFFSET 0
+	) AS k ON g.outcome = 'repeated'
+	LEFT JOIN LATERAL (
+		SELECT s.status FROM flowcraft_statuses s WHERE s.run_id = k.run_id OFFSET 0
+	) AS s ON g.outcome = 'repeated';
+
+	-- A start that failed may be repeated under its key.
+	IF v_keyed THEN
 		DELETE FROM flowcraft_idempotency_keys k
-		WHERE k.scope = p_idempotency_scope AND k.key = p_idempotency_key AND k.run_id = p_run;
+		USING unnest(p_runs, v_outcomes, p_idempotency_scopes, p_idempotency_keys) AS g(run_id, outcome, scope, key)
+		WHERE g.outcome = 'started' AND g.run_id <> ALL (v_inserted)
+			AND k.scope = g.scope AND k.key = g.key AND k.run_id = g.run_id;
 	END IF;
 END $$;

@@ -77,7 +77,6 @@ DECLARE
 	v_reasons text[];
 	v_more_runs text[];
 	v_more_counts int[];
-	v_child int;
 	v_wait record;
 	v_kept text;
 	v_emitted int;
@@ -561,20 +560,21 @@ BEGIN
 	END IF;
 
 	-- 9. Child runs: their parent's node was fenced above, so each is started once.
-	FOR v_child IN
-		SELECT i FROM generate_subscripts(p_child_blueprints, 1) AS i
-		WHERE p_child_blueprints[i] IS NOT NULL AND i = ANY (committed)
-	LOOP
-		PERFORM flowcraft_insert_run(p_child_runs[v_child], p_child_blueprints[v_child],
-			coalesce(s.pins ->> p_child_blueprints[v_child], flowcraft_resolve_blueprint(p_child_blueprints[v_child], NULL)),
-			s.pins,
-			coalesce((SELECT array_agg(x.key) FROM unnest(p_in_of, p_in_keys) AS x(ix, key) WHERE x.ix = v_child), '{}'),
-			coalesce((SELECT array_agg(x.value) FROM unnest(p_in_of, p_in_values) AS x(ix, value) WHERE x.ix = v_child), '{}'),
-			s.tags, s.traceparent, s.deadline_at,
-			s.run_id, p_nodes[v_child], p_generations[v_child], p_recovers[v_child], s.depth + 1)
-		FROM flowcraft_statuses s WHERE s.run_id = p_runs[v_child];
-		emitted := emitted + 1;
-	END LOOP;
+	IF EXISTS (SELECT FROM unnest(p_child_blueprints) AS b WHERE b IS NOT NULL) THEN
+		emitted := emitted + (
+			SELECT cardinality(flowcraft_insert_runs(p_child_runs, p_child_blueprints,
+				array_agg(parent.hash ORDER BY g.ix), array_agg(parent.pins ORDER BY g.ix), array_agg(parent.tags ORDER BY g.ix),
+				array_agg(parent.traceparent ORDER BY g.ix), array_agg(parent.deadline_at ORDER BY g.ix),
+				p_runs, p_nodes, p_generations, p_recovers, array_agg(parent.depth + 1 ORDER BY g.ix),
+				p_in_of, p_in_keys, p_in_values))
+			FROM unnest(p_runs, p_child_blueprints) WITH ORDINALITY AS g(run_id, child_blueprint, ix)
+			LEFT JOIN LATERAL (
+				SELECT coalesce(s.pins ->> g.child_blueprint, flowcraft_resolve_blueprint(g.child_blueprint, NULL)) AS hash,
+					s.pins, s.tags::text, s.traceparent, s.deadline_at, s.depth
+				FROM flowcraft_statuses s WHERE s.run_id = g.run_id OFFSET 0
+			) AS parent ON g.child_blueprint IS NOT NULL AND g.ix = ANY (committed)
+		);
+	END IF;
 
 	-- 9a. Webhooks become usable with the node that gives them out.
 	IF cardinality(p_hook_of) > 0 THEN

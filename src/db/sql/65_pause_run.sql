@@ -12,7 +12,7 @@ LANGUAGE sql VOLATILE AS $$
 	WHERE s.run_id = p_run
 $$;
 
--- Pauses a run and its live descendants; children that start later start paused (`flowcraft_insert_run`).
+-- Pauses a run and its live descendants; children that start later start paused (`flowcraft_insert_runs`).
 -- Outcomes: `paused`; `unchanged`, it was paused before; `final`, it has ended; `unknown`.
 CREATE OR REPLACE FUNCTION flowcraft_pause_run(p_run text, OUT outcome text, OUT status text)
 LANGUAGE plpgsql VOLATILE

@@ -10,7 +10,7 @@ export const doorGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'src/db/sql/30_start_run.sql',
-				find: 'IF p_idempotency_key IS NOT NULL THEN\n\t\t-- Of two',
+				find: 'IF v_keyed THEN\n\t\t-- Of two',
 				replace: 'IF false THEN\n\t\t-- Of two',
 			},
 		],
@@ -27,7 +27,7 @@ export const doorGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'src/db/sql/30_start_run.sql',
-				find: "CASE WHEN v_known.request_hash = p_request_hash THEN 'repeated' ELSE 'conflict' END",
+				find: "CASE WHEN k.request_hash = g.request_hash THEN 'repeated' ELSE 'conflict' END",
 				replace: "'repeated'",
 			},
 		],
@@ -44,8 +44,8 @@ export const doorGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'src/db/sql/30_start_run.sql',
-				find: 'IF NOT FOUND THEN\n\t\tRETURN false;',
-				replace: 'IF false THEN\n\t\tRETURN false;',
+				find: '\t\tWHERE g.run_id = ANY (v_inserted)\n',
+				replace: '',
 			},
 		],
 		noticedBy: [['test/engine/start.test.ts', 's is taken once, also when two come at once']],

@@ -10,6 +10,11 @@ export interface BatcherOptions<T, R> {
 	readonly maxSize: number
 	/** Batches under way at once. Default 1. */
 	readonly concurrency?: number
+	/**
+	 * When a batch begins whose first call found none under way: what comes until then shares it. Default `queueMicrotask`;
+	 * Node's `setImmediate` waits for all deliveries of one socket read.
+	 */
+	readonly soon?: (begin: () => void) => void
 }
 
 export interface Batcher<T, R> {
@@ -24,7 +29,12 @@ interface Call<T, R> {
 	readonly reject: (error: unknown) => void
 }
 
-export function createBatcher<T, R>({ run, maxSize, concurrency = 1 }: BatcherOptions<T, R>): Batcher<T, R> {
+export function createBatcher<T, R>({
+	run,
+	maxSize,
+	concurrency = 1,
+	soon = queueMicrotask,
+}: BatcherOptions<T, R>): Batcher<T, R> {
 	const queue: Call<T, R>[] = []
 	let underWay = 0
 	let scheduled = false
@@ -51,11 +61,10 @@ export function createBatcher<T, R>({ run, maxSize, concurrency = 1 }: BatcherOp
 		}
 	}
 
-	// After the current turn of the event loop: deliveries of one socket read come in one turn.
 	const schedule = (): void => {
 		if (scheduled || underWay >= concurrency) return
 		scheduled = true
-		setImmediate(() => void flush())
+		soon(() => void flush())
 	}
 
 	return {
