@@ -127,6 +127,7 @@ async function start(): Promise<RunningProcess> {
 		})
 		const relay = createRelay({
 			db: database.sql,
+			...(settings.RELAY_ALARM ? { databaseUrl } : {}),
 			broker,
 			doorbell,
 			logger,

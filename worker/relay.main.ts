@@ -16,7 +16,7 @@ const HELP = `Drains the outbox in Postgres to RabbitMQ and sweeps up after dead
   npm run start:relay
 
 Environment: DATABASE_URL and RABBITMQ_URL are needed; REDIS_URL, QUEUE_NAME, STALLED_MS, SWEEP_MS, RELAY_CLAIM_MS,
-METRICS_PORT, METRICS_HOST, REDACT_KEYS and LOG_LEVEL are described in .env.example. Stops gracefully on SIGTERM.`
+RELAY_ALARM, METRICS_PORT, METRICS_HOST, REDACT_KEYS and LOG_LEVEL are described in .env.example. Stops gracefully on SIGTERM.`
 
 await runProcess(HELP, async () => {
 	const settings = readRelaySettings(process.env)
@@ -32,6 +32,7 @@ await runProcess(HELP, async () => {
 			: createRedisDoorbell({ url: settings.REDIS_URL, logger })
 	const relay = createRelay({
 		db: database.sql,
+		...(settings.RELAY_ALARM ? { databaseUrl: settings.DATABASE_URL } : {}),
 		broker,
 		doorbell,
 		logger,

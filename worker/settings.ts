@@ -36,6 +36,10 @@ const relay = {
 	STALLED_MS: wholeNumber(100, 86_400_000, 30_000),
 	SWEEP_MS: wholeNumber(50, 3_600_000, 1_000),
 	RELAY_CLAIM_MS: wholeNumber(500, 600_000, 10_000),
+	RELAY_ALARM: z
+		.enum(['true', 'false'], 'must be true or false')
+		.default('true')
+		.transform((text) => text === 'true'),
 }
 
 const worker = {

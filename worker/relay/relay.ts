@@ -20,6 +20,7 @@ import {
 import type { Broker, OutboundMessage, PublishOutcome } from '../../src/ports/broker.js'
 import type { Doorbell } from '../../src/ports/doorbell.js'
 import type { Logger } from '../../src/ports/logger.js'
+import { createAlarm } from './alarm.js'
 import { createSweep, type SweepReport } from './sweep.js'
 
 export interface RelayOptions {
@@ -28,6 +29,8 @@ export interface RelayOptions {
 	readonly broker: Broker
 	readonly doorbell: Doorbell
 	readonly logger: Logger
+	/** Of the database, for a connection of its own by which an idle relay is woken. Default: it only looks by itself. */
+	readonly databaseUrl?: string
 	/** Where jobs go that name no queue of their own. Default `flowcraft-jobs`. */
 	readonly queue?: string
 	/** Grace before a message counts as lost, in ms. Default 30000. */
@@ -73,7 +76,16 @@ export interface RelayCounts {
 	repaired: number
 }
 
+/** Rows that are this relay's for a while. */
+interface Batch {
+	readonly lane: OutboxLane
+	readonly token: string
+	readonly rows: readonly OutboxRow[]
+}
+
 const QUERY_DEADLINE_MS = 15_000
+/** Full batches of a lane on their way to the broker at once. */
+const MAX_BATCHES_UNDER_WAY = 3
 /** Pauses between looks at an idle outbox grow to these, in ms. */
 const MAX_JOBS_POLL_MS = 80
 const MAX_EVENTS_POLL_MS = 200
@@ -101,6 +113,12 @@ export function createRelay(options: RelayOptions): Relay {
 		repaired: 0,
 	}
 	const sweep = createSweep({ db, broker, logger, queue, stalledMs: options.stalledMs ?? 30_000 })
+	let wakeUp = (): void => {}
+	const alarm =
+		options.databaseUrl === undefined
+			? undefined
+			: createAlarm({ databaseUrl: options.databaseUrl, onWake: () => wakeUp(), logger })
+	let isArmed = false
 	let loops: Loop[] = []
 	let stopListening: (() => void) | undefined
 
@@ -109,22 +127,29 @@ export function createRelay(options: RelayOptions): Relay {
 	 * be long in coming.
 	 */
 	async function tick(lane: OutboxLane): Promise<number> {
-		// Without a broker nothing is taken: rows would only wait with us instead of in the outbox.
-		if (!broker.isConnected()) return 0
+		const batch = await take(lane)
+		await deliver(batch)
+		return batch.rows.length
+	}
+
+	async function take(lane: OutboxLane): Promise<Batch> {
 		const token = crypto.randomUUID()
+		// Without a broker nothing is taken: rows would only wait with us instead of in the outbox.
+		if (!broker.isConnected()) return { lane, token, rows: [] }
 		const rows = await withDeadline(
 			'Taking outbox rows',
 			QUERY_DEADLINE_MS,
-			takeOutbox(
-				db,
-				token,
-				lane === 'events' ? Math.min(batchSize, MAX_EVENT_BATCH) : batchSize,
-				claimMs,
-				lane,
-			),
+			takeOutbox(db, token, batchSizeOf(lane), claimMs, lane),
 		)
-		if (rows.length === 0) return 0
+		return { lane, token, rows }
+	}
 
+	const batchSizeOf = (lane: OutboxLane): number =>
+		lane === 'events' ? Math.min(batchSize, MAX_EVENT_BATCH) : batchSize
+
+	/** Publishes what was taken and says what became of it. */
+	async function deliver({ lane, token, rows }: Batch): Promise<void> {
+		if (rows.length === 0) return
 		const done: string[] = []
 		const failed: FailedPublication[] = []
 		const toPublish: OutboxRow[] = []
@@ -144,7 +169,59 @@ export function createRelay(options: RelayOptions): Relay {
 		toPublish.forEach((row, position) => settle(row, outcomes[position], done, failed))
 		if (lane === 'events') warnOfEvents(rows, failed)
 		await withDeadline('Settling outbox rows', QUERY_DEADLINE_MS, settleOutbox(db, token, done, failed))
-		return rows.length
+	}
+
+	/**
+	 * Like `tick`, but while there are full batches the next one is taken before the broker has confirmed the last: Postgres
+	 * and RabbitMQ work at the same time.
+	 */
+	function pipelined(takeNext: () => Promise<Batch>): {
+		tick: () => Promise<number>
+		idle: () => Promise<unknown>
+	} {
+		const underWay = new Set<Promise<void>>()
+		let failure: { readonly error: unknown } | undefined
+		return {
+			async tick() {
+				while (underWay.size >= MAX_BATCHES_UNDER_WAY) await Promise.race(underWay)
+				if (failure !== undefined) {
+					const { error } = failure
+					failure = undefined
+					throw error
+				}
+				const batch = await takeNext()
+				const delivering = deliver(batch)
+				if (batch.rows.length < batchSizeOf(batch.lane)) {
+					await delivering
+				} else {
+					const settled = delivering
+						.catch((error: unknown) => void (failure = { error }))
+						.finally(() => underWay.delete(settled))
+					underWay.add(settled)
+				}
+				return batch.rows.length
+			},
+			idle: () => Promise.all(underWay),
+		}
+	}
+
+	/** With nothing to do the relay sleeps under its alarm, if it may have it. */
+	async function takeOrArm(): Promise<Batch> {
+		const batch = await take('jobs')
+		if (alarm === undefined) return batch
+		if (isArmed) {
+			// Without a broker nothing could be done about what wakes it.
+			if (batch.rows.length > 0 || !broker.isConnected()) {
+				isArmed = false
+				// Not waited for: what is done with the alarm is done in order.
+				void alarm.disarm()
+			}
+			return batch
+		}
+		if (batch.rows.length > 0 || !broker.isConnected()) return batch
+		isArmed = await alarm.arm()
+		// What came before the alarm was armed.
+		return isArmed ? take('jobs') : batch
 	}
 
 	/** Nothing to publish: the parent's counters follow its child. What fails comes back later, as a message does. */
@@ -215,9 +292,10 @@ export function createRelay(options: RelayOptions): Relay {
 		return report
 	}
 
-	const drainLane = (lane: OutboxLane, maxPollMs: number): Loop =>
-		runLoop({
-			tick: () => tick(lane),
+	const drainLane = (lane: OutboxLane, maxPollMs: number, takeNext: () => Promise<Batch>): Loop => {
+		const { tick: drain, idle } = pipelined(takeNext)
+		const loop = runLoop({
+			tick: drain,
 			minIdleMs: options.minPollMs ?? 20,
 			maxIdleMs: options.maxPollMs ?? maxPollMs,
 			onError: (error, failures) => {
@@ -225,6 +303,14 @@ export function createRelay(options: RelayOptions): Relay {
 					logger.error('A relay round failed', { lane, error, failures })
 			},
 		})
+		return {
+			wake: () => loop.wake(),
+			async stop() {
+				await loop.stop()
+				await idle()
+			},
+		}
+	}
 
 	return {
 		async tick() {
@@ -233,8 +319,8 @@ export function createRelay(options: RelayOptions): Relay {
 		},
 		sweep: sweepOnce,
 		start() {
-			const drain = drainLane('jobs', MAX_JOBS_POLL_MS)
-			const events = drainLane('events', MAX_EVENTS_POLL_MS)
+			const drain = drainLane('jobs', MAX_JOBS_POLL_MS, takeOrArm)
+			const events = drainLane('events', MAX_EVENTS_POLL_MS, () => take('events'))
 			const sweepEveryMs = options.sweepEveryMs ?? 1_000
 			const sweeping = runLoop({
 				tick: async () => {
@@ -250,10 +336,12 @@ export function createRelay(options: RelayOptions): Relay {
 				},
 			})
 			loops = [drain, events, sweeping]
-			stopListening = doorbell.listen((ring) => {
-				if (ring.type !== 'outbox') return
+			wakeUp = () => {
 				drain.wake()
 				events.wake()
+			}
+			stopListening = doorbell.listen((ring) => {
+				if (ring.type === 'outbox') wakeUp()
 			})
 			logger.info('The relay runs', { queue })
 		},
@@ -262,6 +350,7 @@ export function createRelay(options: RelayOptions): Relay {
 			const running = loops
 			loops = []
 			await Promise.all(running.map((loop) => loop.stop()))
+			await alarm?.close()
 			if (running.length > 0) logger.info('The relay has stopped', { ...counts })
 		},
 		counts: () => counts,

@@ -32,6 +32,7 @@ SET jit = off
 AS $$
 DECLARE
 	v_ended text[];
+	v_told int;
 	v_now timestamptz := clock_timestamp();
 BEGIN
 	WITH delta AS (
@@ -80,7 +81,12 @@ BEGIN
 			SELECT p.blueprint_id, p.traceparent FROM flowcraft_statuses p WHERE p.run_id = c.parent_run_id OFFSET 0
 		) AS parent
 		WHERE c.status <> c.old_status
+		RETURNING 1
 	)
-	SELECT array_agg(c.run_id) FILTER (WHERE c.finished_at IS NOT NULL) INTO v_ended FROM changed c;
+	SELECT array_agg(c.run_id) FILTER (WHERE c.finished_at IS NOT NULL), (SELECT count(*) FROM told) INTO v_ended, v_told
+	FROM changed c;
+	IF v_told > 0 THEN
+		PERFORM flowcraft_ring();
+	END IF;
 	RETURN coalesce(v_ended, '{}');
 END $$;

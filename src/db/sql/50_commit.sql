@@ -611,6 +611,9 @@ BEGIN
 		v_failed || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_failed)]),
 		v_reasons || array_fill(NULL::text, ARRAY[cardinality(v_runs) - cardinality(v_reasons)])
 	);
+	IF emitted > 0 THEN
+		PERFORM flowcraft_ring();
+	END IF;
 END $$;
 
 -- Gives running nodes back unfinished, because their worker drains, or has no implementation for them (p_unrunnable);

@@ -54,6 +54,7 @@ BEGIN
 	INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
 	VALUES (p_run, v_node.node_id, v_node.generation, v_node.recovers, v_run.blueprint_id, v_run.traceparent, v_now);
 	PERFORM flowcraft_settle_runs(ARRAY[p_run], ARRAY[0], ARRAY[-1], ARRAY[0], ARRAY[NULL::text]);
+	PERFORM flowcraft_ring();
 	outcome := 'resumed';
 	node_id := v_node.node_id;
 	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run;

@@ -97,6 +97,7 @@ BEGIN
 		PERFORM flowcraft_settle_runs(woken_runs, array_fill(0, ARRAY[cardinality(woken_runs)]),
 			array_fill(-1, ARRAY[cardinality(woken_runs)]), array_fill(0, ARRAY[cardinality(woken_runs)]),
 			array_fill(NULL::text, ARRAY[cardinality(woken_runs)]));
+		PERFORM flowcraft_ring();
 	ELSIF p_keep_until > v_now THEN
 		INSERT INTO flowcraft_kept_events (name, key, payload, received_at, expires_at)
 		VALUES (p_name, p_key, p_resume, v_now, p_keep_until);

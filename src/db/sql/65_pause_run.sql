@@ -147,6 +147,7 @@ BEGIN
 	FROM emitted e JOIN flowcraft_statuses s ON s.run_id = e.run_id;
 
 	PERFORM flowcraft_tell_parent(p_run);
+	PERFORM flowcraft_ring();
 	outcome := 'unpaused';
 	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run;
 END $$;

@@ -161,6 +161,7 @@ BEGIN
 	SELECT count(*) INTO v_begun
 	FROM flowcraft_begin_attempt(array_fill(p_run, ARRAY[cardinality(v_nodes)]), v_nodes, v_generations, v_recovers, 'failed');
 	PERFORM flowcraft_settle_runs(ARRAY[p_run], ARRAY[v_begun], ARRAY[0], ARRAY[-(v_begun + v_aside)], ARRAY[NULL::text]);
+	PERFORM flowcraft_ring();
 	outcome := 'retried';
 	SELECT array_agg(DISTINCT x.node_id) INTO nodes FROM unnest(v_nodes) AS x(node_id);
 	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run;

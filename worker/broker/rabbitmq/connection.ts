@@ -11,6 +11,7 @@ import { connect, IllegalOperationError, type Channel, type ChannelModel, type S
 import type { Logger } from '../../../src/ports/logger.js'
 import { withJitter } from '../../../src/loop.js'
 import { ChangeSignal, messageOf, withDeadline } from './deadline.js'
+import { gatherWrites } from './gathered-writes.js'
 
 export interface ConnectionOptions {
 	/** Tried in turn, `amqp:` or `amqps:`. */
@@ -241,6 +242,7 @@ export class SupervisedConnection extends Connection {
 				model.close().catch(() => {})
 				throw new Error('closed while connecting')
 			}
+			gatherWrites(model)
 			return this.adopt(model)
 		})
 		try {

@@ -1,0 +1,134 @@
+/** How an idle relay is woken through Postgres, and that nobody is notified while none sleeps. */
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { noDoorbell } from '../../src/ports/doorbell.js'
+import { noLogger } from '../../src/ports/logger.js'
+import { startRun } from '../../src/run/start.js'
+import { createInProcessBroker } from '../../worker/broker/in-process.js'
+import { type Alarm, createAlarm } from '../../worker/relay/alarm.js'
+import { createRelay } from '../../worker/relay/relay.js'
+import { type Core, createCore, flow } from '../support/core.js'
+import { waitFor } from '../support/wait-for.js'
+
+let core: Core
+beforeAll(async () => {
+	core = await createCore()
+	await core.register(flow('one', [], { a: {} }))
+})
+afterAll(() => core.drop())
+
+const open: Alarm[] = []
+afterEach(async () => {
+	await Promise.all(open.splice(0).map((alarm) => alarm.close()))
+})
+
+function alarm(): Alarm & { woken: () => number } {
+	let times = 0
+	const made = createAlarm({ databaseUrl: core.url, onWake: () => void times++, logger: noLogger })
+	open.push(made)
+	return { ...made, woken: () => times }
+}
+
+const start = (): Promise<unknown> => startRun(core.sql, { blueprint: 'one' })
+/** How many hold the lock that says that a relay sleeps. */
+async function sleepers(): Promise<unknown> {
+	const [row] = await core.rows(
+		`select count(*)::int as sleepers from pg_locks l join pg_database d on d.oid = l.database
+		where d.datname = current_database() and l.locktype = 'advisory' and l.mode = 'ExclusiveLock' and l.granted`,
+	)
+	return row?.['sleepers']
+}
+/** Longer than a notification takes. */
+const pause = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 100))
+
+test('a start wakes who has armed the alarm, and nobody before and after', async () => {
+	const relay = alarm()
+	await start()
+	expect(await relay.arm()).toBe(true)
+	await pause()
+	expect(relay.woken()).toBe(0)
+	await start()
+	await waitFor('the notification', () => relay.woken() === 1)
+	await relay.disarm()
+	await start()
+	await pause()
+	expect(relay.woken()).toBe(1)
+	expect(await relay.arm()).toBe(true)
+	await start()
+	await waitFor('the notification', () => relay.woken() === 2)
+})
+
+test('one relay at a time sleeps under the alarm', async () => {
+	const [first, second] = [alarm(), alarm()]
+	expect(await first.arm()).toBe(true)
+	expect(await second.arm()).toBe(false)
+	await first.disarm()
+	expect(await second.arm()).toBe(true)
+	await start()
+	await waitFor('the notification', () => second.woken() === 1)
+	expect(first.woken()).toBe(0)
+})
+
+test('who begins to write before the alarm is armed cannot be missed: it is not armed until he has committed', async () => {
+	const relay = alarm()
+	await core.sql.begin(async (tx) => {
+		await startRun(tx, { blueprint: 'one' })
+		expect(await relay.arm()).toBe(false)
+	})
+	expect(await relay.arm()).toBe(true)
+})
+
+test('a session that is lost gives the alarm free, and the next one works', async () => {
+	const [first, second] = [alarm(), alarm()]
+	expect(await first.arm()).toBe(true)
+	await core.rows(
+		`select pg_terminate_backend(pid) from pg_stat_activity
+		where application_name = 'flowcraft-relay-alarm' and datname = current_database()`,
+	)
+	await waitFor('the alarm', () => second.arm())
+	await start()
+	await waitFor('the notification', () => second.woken() === 1)
+	// The first one knows nothing of it, and sleeps on without; it may ask again later.
+	await second.disarm()
+	await first.disarm()
+	await waitFor('the alarm', () => first.arm(), { deadlineMs: 20_000 })
+})
+
+test('without Postgres there is no alarm, and nobody waits for one', async () => {
+	const dead = createAlarm({
+		databaseUrl: 'postgres://nobody@127.0.0.1:1/none',
+		onWake: () => {},
+		logger: noLogger,
+	})
+	open.push(dead)
+	expect(await dead.arm()).toBe(false)
+	await dead.disarm()
+})
+
+test('a relay that looks by itself once an hour publishes at once what is started, again and again', async () => {
+	await core.rows('delete from flowcraft_outbox')
+	const broker = createInProcessBroker({ queues: ['jobs'] })
+	const relay = createRelay({
+		db: core.sql,
+		databaseUrl: core.url,
+		broker,
+		doorbell: noDoorbell,
+		logger: noLogger,
+		queue: 'jobs',
+		minPollMs: 3_600_000,
+		maxPollMs: 3_600_000,
+	})
+	relay.start()
+	try {
+		await waitFor('the alarm', async () => (await sleepers()) === 1)
+		for (let runs = 1; runs <= 5; runs++) {
+			await start()
+			await waitFor('the message', () => relay.counts().published === runs)
+			// It looks once more, finds nothing and sleeps again.
+			await waitFor('the alarm', async () => (await sleepers()) === 1)
+		}
+	} finally {
+		await relay.stop()
+		await broker.close()
+	}
+	expect(await sleepers()).toBe(0)
+})
