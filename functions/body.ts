@@ -53,7 +53,15 @@ export function parseJson(text: string): unknown {
 async function readBytes(request: Request, limitBytes: number): Promise<Uint8Array> {
 	const tooLarge = (): HttpProblem =>
 		new HttpProblem('body-too-large', `The body has more than ${limitBytes} bytes.`)
-	if (Number(request.headers.get('content-length') ?? 0) > limitBytes) throw tooLarge()
+	const declared = request.headers.get('content-length')
+	if (Number(declared ?? 0) > limitBytes) throw tooLarge()
+	if (declared !== null) {
+		// Servers cut a body at its declared length. Read as a whole, it needs no stream, which costs Node more than all
+		// else that is done for a request.
+		const bytes = new Uint8Array(await request.arrayBuffer())
+		if (bytes.byteLength > limitBytes) throw tooLarge()
+		return bytes
+	}
 	if (request.body === null) return new Uint8Array()
 	const chunks: Uint8Array[] = []
 	let size = 0

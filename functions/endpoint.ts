@@ -19,7 +19,10 @@ export interface HostBindings {
 	/** Aborted when the server stops: whoever waits answers with what there is. `serveFunctions` sets it. */
 	readonly stopping?: AbortSignal
 	/** Whose connection it is, in the shape that `@hono/node-server` gives it. */
-	readonly incoming?: { readonly socket: { readonly remoteAddress?: string | undefined } }
+	readonly incoming?: {
+		readonly socket: { readonly remoteAddress?: string | undefined }
+		readonly rawHeaders?: readonly string[]
+	}
 }
 
 export interface AppEnv {

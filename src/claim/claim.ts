@@ -229,7 +229,10 @@ export async function heldNodes(
 export async function endedRuns(db: Executor, runIds: readonly string[]): Promise<string[]> {
 	const rows = await query<{ run_id: string }>(
 		db,
-		'select run_id from flowcraft_statuses where run_id = any($1::text::text[]) and finished_at is not null',
+		`select s.run_id from unnest($1::text::text[]) as asked(run_id) cross join lateral (
+			select s.run_id, s.finished_at from flowcraft_statuses s where s.run_id = asked.run_id offset 0
+		) as s
+		where s.finished_at is not null`,
 		[textArray(runIds)],
 	)
 	return rows.map((row) => row.run_id)

@@ -19,7 +19,7 @@ export interface Stage {
 }
 
 /** Before anything is measured: caches, plans, connections, and the compiler of the process. */
-export const WARM_UP_RUNS = 100
+export const WARM_UP_RUNS = 500
 
 export class Session {
 	readonly lab: Lab
