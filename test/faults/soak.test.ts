@@ -13,10 +13,6 @@ afterAll(() => opened.lab.close())
 const SEED = Number(process.env['SEED'] ?? 1)
 const DURATION_MS = 50_000
 
-function partition<T>(items: readonly T[], test: (item: T) => boolean): [T[], T[]] {
-	return [items.filter(test), items.filter((item) => !test(item))]
-}
-
 test(
 	'a minute of mixed workflows under all kinds of faults loses nothing and does nothing twice',
 	async () => {
@@ -27,11 +23,7 @@ test(
 			maxPauseMs: 2_000,
 		})
 		console.log(verdictTable(verdict))
-		// Code of a node runs at least once, that is the promise, and on a machine that starves Postgres and the workers not
-		// every repetition can be traced to its fault. `npm run soak` insists on that; here effects, joins and ends count.
-		const [untraced, broken] = partition(verdict.violations, (each) => each.includes('for no reason'))
-		expect(broken).toEqual([])
-		expect(untraced.length).toBeLessThan(verdict.counts.completed / 10)
+		expect(verdict.violations).toEqual([])
 		expect(verdict.counts.completed).toBeGreaterThan(20)
 		expect([...verdict.faults.values()].reduce((sum, count) => sum + count, 0)).toBeGreaterThan(10)
 	},

@@ -41,7 +41,7 @@ export const all: readonly LabBlueprint[] = [
 	{
 		blueprint: {
 			id: 'lab-diamond',
-			nodes: ['a', 'b', 'c', 'd'].map((id) => work(id)),
+			nodes: [work('a'), work('b', { params: { books: true } }), work('c'), work('d')],
 			edges: [...path('a', 'b', 'd'), ...path('a', 'c', 'd')],
 		},
 		status: 'completed',
@@ -85,7 +85,10 @@ export const all: readonly LabBlueprint[] = [
 		blueprint: {
 			id: 'lab-retry',
 			nodes: [
-				work('a', { params: { failures: 2 }, config: { maxRetries: 3, retryDelay: 20 } }),
+				work('a', {
+					params: { failures: 2, books: true },
+					config: { maxRetries: 3, retryDelay: 20 },
+				}),
 				work('b'),
 			],
 			edges: path('a', 'b'),
@@ -98,10 +101,10 @@ export const all: readonly LabBlueprint[] = [
 			id: 'lab-fallback',
 			nodes: [
 				work('a', {
-					params: { failures: 99 },
+					params: { failures: 99, books: true },
 					config: { maxRetries: 2, retryDelay: 20, fallback: 'f' },
 				}),
-				work('f'),
+				work('f', { params: { books: true } }),
 				work('b'),
 			],
 			edges: path('a', 'b'),
@@ -120,7 +123,7 @@ export const all: readonly LabBlueprint[] = [
 					params: { condition: 'again' },
 					config: { joinStrategy: 'any' },
 				},
-				work('turn', { params: { turns: 3 } }),
+				work('turn', { params: { turns: 3, books: true } }),
 				work('z'),
 			],
 			edges: [
@@ -282,6 +285,13 @@ export const all: readonly LabBlueprint[] = [
 	},
 ]
 
+/** Nodes that write a row of `lab_bookings` with their result, through `onCommit`. */
+export const booking: readonly { readonly blueprint_id: string; readonly node_id: string }[] = all.flatMap(
+	({ blueprint }) =>
+		blueprint.nodes
+			.filter(({ params }) => params?.['books'] === true)
+			.map(({ id }) => ({ blueprint_id: blueprint.id, node_id: id })),
+)
 export const byId: ReadonlyMap<string, LabBlueprint> = new Map(all.map((each) => [each.blueprint.id, each]))
 /** What a mixed workload is made of. */
 export const mixed: readonly LabBlueprint[] = all.filter((each) => each.apart !== true)

@@ -30,6 +30,7 @@ import { type Parameter, query, type Row } from '../../../src/db/query.js'
 import { freePort } from '../../../worker/embedded/cluster.js'
 import { migrate } from '../../../worker/db/migrate.js'
 import { type Exit, type RunningProcess, spawnProcess } from '../../support/process.js'
+import { installChangedSources } from '../../support/changed-sources.js'
 import { isFull } from '../../support/size.js'
 import {
 	freshDatabase,
@@ -123,8 +124,8 @@ export interface Lab {
 	}
 	readonly roads: Readonly<Record<ServerName, TcpProxy>>
 	readonly journal: readonly JournalEntry[]
-	/** What workers have logged of nodes that they could not bring to an end and gave back, `run/node` each. */
-	givenBack(): readonly string[]
+	/** What workers have logged of nodes that they began and gave back. */
+	givenBack(): readonly GivenBack[]
 	readonly functions: readonly LabProcess[]
 	readonly relays: readonly LabProcess[]
 	readonly workers: readonly LabProcess[]
@@ -148,6 +149,14 @@ export interface Lab {
 	close(): Promise<void>
 }
 
+/** An execution that its worker gave up: it was told to stop, or what follows could not be read or written. */
+export interface GivenBack {
+	readonly runId: string
+	readonly nodeId: string
+	/** `LabProcess.name` */
+	readonly worker: string
+}
+
 export interface Execution extends Row {
 	readonly run_id: string
 	readonly node_id: string
@@ -157,6 +166,11 @@ export interface Execution extends Row {
 	/** `LabProcess.name` */
 	readonly worker: string
 	readonly pid: number
+	/** The claim under which its process had the node at its beginning; null if it had none then. */
+	readonly claim: string | null
+	/** Of that claim: the worker's id, and when it was claimed. */
+	readonly worker_id: string | null
+	readonly claimed_at: string | null
 	/** By Postgres's clock, as epoch milliseconds. */
 	readonly started: number
 	/** Null: killed, or still at it. */
@@ -164,23 +178,29 @@ export interface Execution extends Row {
 	readonly ended_ms: number | null
 }
 
-export const EXECUTION_COLUMNS = `run_id, node_id, generation, recovers, attempt, worker, pid,
+export const EXECUTION_COLUMNS = `run_id, node_id, generation, recovers, attempt, worker, pid, claim::text, worker_id::text,
+	claimed_at::text,
 	extract(epoch from started_at)::float8 * 1000 as started, ended, extract(epoch from ended_at)::float8 * 1000 as ended_ms`
 
 const TABLES = `
 	create table lab_executions (
 		execution uuid primary key, run_id text not null, node_id text not null, generation text not null,
 		recovers text not null, attempt int not null, worker text not null, pid int not null,
+		claim uuid, worker_id uuid, claimed_at timestamptz,
 		started_at timestamptz not null default clock_timestamp(), ended_at timestamptz, ended text
 	);
 	create index on lab_executions (run_id, node_id);
-	create table lab_gates (name text primary key)`
+	create table lab_gates (name text primary key);
+	create table lab_bookings (run_id text not null, node_id text not null, generation text not null, recovers text not null)`
 
 const ENTRIES: Readonly<Record<Role, { readonly entry: string; readonly readyLine: RegExp }>> = {
 	functions: { entry: 'functions/node.ts', readyLine: /"url"/ },
 	relay: { entry: 'worker/relay.main.ts', readyLine: /The relay runs/ },
 	worker: { entry: 'worker/worker.main.ts', readyLine: /The worker listens/ },
 }
+
+/** What a worker says before it gives a node back that it has begun. */
+const GIVES_BACK = /A node could not be brought to an end|"reason":"WorkerDrainingError"/
 
 /** Of a process on a machine that is several times too busy. */
 const READY_DEADLINE_MS = 60_000
@@ -211,6 +231,7 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 				: undefined,
 	])
 	const database = createDatabase(databaseUrl, { max: 4, applicationName: 'lab' })
+	if (options.postgres === 'private') await installChangedSources(database.sql)
 	await database.sql.unsafe(TABLES)
 	const queue = freshQueueName()
 
@@ -233,7 +254,7 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 	let started = 0
 
 	/** Those that have ended too: what they said is still asked for. */
-	const everything: RunningProcess[] = []
+	const everything: LabProcess[] = []
 
 	const note = (what: string): void => void journal.push({ at: Date.now(), what })
 
@@ -292,7 +313,7 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 		}
 		const all = processes[role]
 		all.push(labProcess)
-		everything.push(running)
+		everything.push(labProcess)
 		void running.exited.then(() => all.splice(all.indexOf(labProcess), 1))
 		return labProcess
 	}
@@ -338,14 +359,14 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 		roads,
 		journal,
 		givenBack: () =>
-			everything
-				.flatMap(({ lines }) => lines)
-				.flatMap((line) => {
-					if (!line.includes('could not be brought to an end')) return []
+			everything.flatMap(({ name: worker, process }) =>
+				process.lines.flatMap((line) => {
+					if (!GIVES_BACK.test(line)) return []
 					// Not parsed: a process that was killed may have left half a line.
 					const [, runId, nodeId] = /"runId":"([^"]+)".*"nodeId":"([^"]+)"/.exec(line) ?? []
-					return [`${runId}/${nodeId}`]
+					return runId === undefined || nodeId === undefined ? [] : [{ runId, nodeId, worker }]
 				}),
+			),
 		functions: processes.functions,
 		relays: processes.relay,
 		workers: processes.worker,

@@ -1,12 +1,14 @@
 /**
  * What the laboratory's workers run (`WORKFLOWS`). Every execution of a `work` node is a row of `lab_executions`, written
  * on a connection of its own when it begins and completed when it ends, so that the checker can count what really ran:
- * a process that is killed leaves a row without an end.
+ * a process that is killed leaves a row without an end. The row says under which claim this process has the node at that
+ * moment. It is committed synchronously, behind the claim, so that no crash of Postgres loses the claim and keeps the row.
  *
  * A run's input is `{ order: { seed, hold?, ms? } }`. The output of node `x` is `<seed>:x`, which tells everywhere, also
  * in the bytes on a wire, whose it is. A node named in `hold` waits until its gate is opened (`openGate` in `lab.ts`).
  */
 import { randomUUID } from 'node:crypto'
+import { hostname } from 'node:os'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { NodeContext, NodeFunction, WorkflowBlueprint } from 'flowcraft'
 import { createDatabase } from '../../../src/db/client.js'
@@ -27,6 +29,9 @@ export interface Order {
 /** Where every node publishes an event, see `effects.ts`. */
 const EXCHANGE = process.env['LAB_EXCHANGE']
 
+/** The name of this process's workers in the registry. */
+const REGISTERED_AS = `${hostname()}:${process.pid}`
+
 const database = createDatabase(process.env['LAB_DATABASE_URL'] ?? '', {
 	max: 3,
 	applicationName: 'lab-executions',
@@ -46,8 +51,12 @@ const work: NodeFunction = async ({ context, params, dependencies, signal }: Nod
 	const [runId, nodeId, generation, recovers] = JSON.parse(key) as string[]
 	const attempt = dependencies['attempt'] as number
 	await note(
-		`insert into lab_executions (execution, run_id, node_id, generation, recovers, attempt, worker, pid)
-		values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing`,
+		`insert into lab_executions (execution, run_id, node_id, generation, recovers, attempt, worker, pid, claim, worker_id, claimed_at)
+		select $1::text::uuid, $2::text, $3::text, $4::text, $5::text, $6::int, $7::text, $8::int, n.claim_token, n.worker_id, n.claimed_at
+		from (values (1)) as one left join (flowcraft_nodes n join flowcraft_workers w on w.worker_id = n.worker_id)
+			on n.run_id = $2::text and n.node_id = $3::text and n.generation = $4::text and n.recovers = $5::text
+				and n.state = 'running' and w.name = $9::text
+		on conflict do nothing`,
 		[
 			execution,
 			runId ?? '',
@@ -57,6 +66,7 @@ const work: NodeFunction = async ({ context, params, dependencies, signal }: Nod
 			attempt,
 			process.env['LAB_NAME'] ?? '',
 			process.pid,
+			REGISTERED_AS,
 		],
 	)
 	const end = (how: string): Promise<unknown> =>
@@ -76,6 +86,11 @@ const work: NodeFunction = async ({ context, params, dependencies, signal }: Nod
 			(dependencies['publish'] as Publish)(EXCHANGE, 'finished', {
 				key: [runId, nodeId, generation, recovers],
 			})
+		if (params['books'] === true)
+			(dependencies['onCommit'] as OnCommit)(
+				(tx) => tx`insert into lab_bookings (run_id, node_id, generation, recovers)
+					values (${runId ?? ''}, ${nodeId ?? ''}, ${generation ?? ''}, ${recovers ?? ''})`,
+			)
 		if (attempt <= Number(params['failures'] ?? 0)) throw new Error(`attempt ${attempt} fails`)
 		if (typeof params['turns'] === 'number') {
 			const turn = Number((await context.get('turns')) ?? 0) + 1
@@ -94,6 +109,7 @@ const work: NodeFunction = async ({ context, params, dependencies, signal }: Nod
 }
 
 type Publish = DurableDependencies['publish']
+type OnCommit = DurableDependencies['onCommit']
 type Step = (key: string, run: () => Promise<unknown>) => Promise<unknown>
 
 /** Deaf to its signal: a zombie that was stopped in here goes on where it stood. */
