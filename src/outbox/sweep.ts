@@ -2,15 +2,27 @@
 import { type Executor, query } from '../db/query.js'
 import type { RunStatus } from '../db/schema.js'
 
-/** Declares silent workers dead and makes what dead and stopped workers held ready again. */
+/** The time by the database's clock, as it writes it. */
+export async function databaseTime(db: Executor): Promise<string> {
+	const [row] = await query<{ now: string }>(db, 'select clock_timestamp()::text as now')
+	if (row === undefined) throw new Error('The database did not tell the time')
+	return row.now
+}
+
+/**
+ * Declares silent workers dead and makes what dead and stopped workers held ready again.
+ * @param reachedAt `databaseTime` when the database came within the caller's reach again, null if it has never been out of it:
+ *   until then no heartbeat could land, so that every lease counts from there
+ */
 export async function sweepWorkers(
 	db: Executor,
 	limit: number,
+	reachedAt: string | null = null,
 ): Promise<{ buried: number; recovered: number }> {
 	const [row] = await query<{ buried: number; recovered: number }>(
 		db,
-		'select buried, recovered from flowcraft_sweep_workers($1::int)',
-		[limit],
+		'select buried, recovered from flowcraft_sweep_workers($1::int, $2::text::timestamptz)',
+		[limit, reachedAt],
 	)
 	return row ?? { buried: 0, recovered: 0 }
 }

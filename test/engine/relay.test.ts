@@ -3,11 +3,16 @@ import { afterEach, expect, test } from 'vitest'
 import { claimNodes } from '../../src/claim/claim.js'
 import { registerWorker } from '../../src/claim/worker-registry.js'
 import type { Broker, OutboundMessage, PublishOutcome } from '../../src/ports/broker.js'
+import { createLastingDatabase } from '../../src/db/renewing-pool.js'
+import { noLogger } from '../../src/ports/logger.js'
 import { createInProcessBroker } from '../../worker/broker/in-process.js'
+import { createSweep } from '../../worker/relay/sweep.js'
 import { flow } from '../support/core.js'
 import { startEngine, type TestEngine } from '../support/engine.js'
 import { registerBlueprint } from '../../src/blueprint/register.js'
 import { takeOutbox } from '../../src/outbox/outbox.js'
+import { startProxy } from '../support/tcp-proxy.js'
+import { waitFor } from '../support/wait-for.js'
 
 let engine: TestEngine
 afterEach(() => engine.stop())
@@ -98,6 +103,53 @@ test('emits again what the broker has lost', async () => {
 	)
 	expect(await engine.relay.sweep()).toMatchObject({ reemitted: 1 })
 	expect(await outbox()).toHaveLength(1)
+})
+
+test('that was cut off from Postgres itself takes nobody for dead who was silent meanwhile, until a lease later', async () => {
+	await begin(() => ({}))
+	const road = await startProxy(engine.url)
+	const database = createLastingDatabase(road.url, { max: 1 })
+	const sweep = createSweep({
+		db: database.sql,
+		broker: engine.broker,
+		logger: noLogger,
+		queue: 'flowcraft-jobs',
+		stalledMs: 30_000,
+	})
+	const LEASE_MS = 2_000
+	try {
+		expect(await sweep.tick()).toMatchObject({ buried: 0 })
+		await registerWorker(engine.database.sql, {
+			workerId: crypto.randomUUID(),
+			name: 'test',
+			version: '',
+			queues: [],
+			slots: 1,
+			offers: [],
+			leaseMs: LEASE_MS,
+		})
+		road.refuse()
+		road.cut()
+		await expect(sweep.tick()).rejects.toThrow()
+		await waitFor('the lease to pass', async () => {
+			const rows = await engine.rows(
+				'select 1 from flowcraft_workers where lease_until < clock_timestamp()',
+			)
+			return rows.length
+		})
+		await road.accept()
+		const [back] = await engine.rows<{ at: string }>('select clock_timestamp()::text as at')
+		expect(await waitFor('Postgres', () => sweep.tick())).toMatchObject({ buried: 0 })
+		await waitFor('it to be declared dead', async () => (await sweep.tick()).buried, { everyMs: 50 })
+		const [dead] = await engine.rows<{ late: number }>(
+			`select extract(epoch from dead_at - $1::text::timestamptz)::float8 * 1000 as late from flowcraft_workers`,
+			back?.at ?? '',
+		)
+		expect(dead?.late).toBeGreaterThanOrEqual(LEASE_MS)
+	} finally {
+		await database.close()
+		await road.close()
+	}
 })
 
 test('takes no message for lost while the broker cannot be asked', async () => {

@@ -182,6 +182,36 @@ describe('dead workers', () => {
 		expect(await core.claim(silent, keyOf(await core.start('one'), 'a'))).toEqual({ status: 'no_lease' })
 	})
 
+	/** A worker whose last heartbeat came a day before the server was started, and whose lease is so long, in ms. */
+	async function silentSinceBeforeTheStart(leaseMs: number): Promise<void> {
+		await core.rows(
+			`update flowcraft_workers set heartbeat_at = pg_postmaster_start_time() - interval '1 day',
+				lease_until = pg_postmaster_start_time() - interval '1 day' + $1::bigint * interval '1 millisecond'
+			where worker_id = $2::text::uuid`,
+			leaseMs,
+			await core.worker(),
+		)
+	}
+
+	test('one that was silent because Postgres was down is dead only when it is silent for a lease afterwards', async () => {
+		const [server] = await core.rows<{ up: number }>(
+			`select (extract(epoch from clock_timestamp() - pg_postmaster_start_time()) * 1000)::float8 as up`,
+		)
+		await silentSinceBeforeTheStart(Math.round(server?.up ?? 0) + 3_600_000)
+		expect(await sweepWorkers(core.sql, 100)).toEqual({ buried: 0, recovered: 0 })
+		await silentSinceBeforeTheStart(1)
+		expect(await sweepWorkers(core.sql, 100)).toEqual({ buried: 1, recovered: 0 })
+	})
+
+	test('one that was silent while the caller could not reach Postgres is dead only when it is silent for a lease afterwards', async () => {
+		await core.worker(0)
+		const [at] = await core.rows<{ heartbeat: string; later: string }>(
+			`select max(heartbeat_at)::text as heartbeat, (max(heartbeat_at) + interval '1 hour')::text as later from flowcraft_workers`,
+		)
+		expect(await sweepWorkers(core.sql, 100, at?.later)).toEqual({ buried: 0, recovered: 0 })
+		expect(await sweepWorkers(core.sql, 100, at?.heartbeat)).toEqual({ buried: 1, recovered: 0 })
+	})
+
 	test('a heartbeat in time keeps a worker alive', async () => {
 		const late = await core.worker(0)
 		expect(await query(core.sql, HEARTBEAT_STATEMENT, [late, 60_000])).toHaveLength(1)

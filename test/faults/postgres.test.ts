@@ -6,7 +6,7 @@ import type { TcpProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
 import { checkHistory, expectSound, POSTGRES_DOWN } from './lab/checker.js'
 import { restartPostgresImmediately, terminateBackends } from './lab/faults.js'
-import { type Lab, type LabProcess, openLab } from './lab/lab.js'
+import { type Lab, type LabProcess, openLab, SLACK_MS, TIMES } from './lab/lab.js'
 import { outputOf } from './lab/wire.js'
 import { createWorkload, type Workload } from './lab/workload.js'
 
@@ -203,6 +203,67 @@ test('an idle transaction held open, with a snapshot and the lock of a run, hold
 		await sql.end({ timeout: 1 })
 	}
 	await expectSoundEnd()
+})
+
+/** Whether the sweep has declared a worker of this process dead. */
+async function wasBuried({ process }: LabProcess): Promise<boolean> {
+	const rows = await lab.rows(
+		`select 1 from flowcraft_workers where dead_at is not null and name like '%:' || $1::text`,
+		process.pid,
+	)
+	return rows.length > 0
+}
+
+test('Postgres down for longer than the lease: the living keep what they have, and one that died meanwhile is missed a lease later', async () => {
+	const victim = await lab.startWorker()
+	const before = workload.ledger.length
+	await workload.start(12, { blueprints: ['lab-chain'], order: { hold: 'a' } })
+	const held = await Promise.all(
+		workload.ledger.slice(before).map(({ runId }) => lab.executing(runId, 'a')),
+	)
+	const [kept, left] = [worker, victim].map(({ name }) => held.filter((each) => each.worker === name))
+	expect(Math.min(kept?.length ?? 0, left?.length ?? 0)).toBeGreaterThan(0)
+	const buriedBefore = await wasBuried(worker)
+
+	lab.note(POSTGRES_DOWN)
+	await lab.servers.postgres?.kill('SIGQUIT')
+	await victim.kill()
+	await delay(TIMES.LEASE_MS * 2)
+	await lab.servers.postgres?.restart()
+	const upAt = Date.now()
+	// The lease begins when the relay's sweep, which has failed meanwhile, comes again.
+	const sweepPauseMs = 5_000 * 1.25
+	const again = await Promise.all((left ?? []).map(({ run_id: runId }) => lab.executing(runId, 'a', 2)))
+	const latest = Math.max(...again.map(({ started }) => started)) - upAt
+	console.log(`${again.length} nodes ran elsewhere within ${Math.round(latest)} ms of Postgres's return`)
+	expect(latest).toBeLessThan(sweepPauseMs + TIMES.LEASE_MS + 2_000 + SLACK_MS)
+	for (const { run_id: runId } of held) await lab.openGate(runId, 'a')
+	await expectSoundEnd()
+	expect([buriedBefore, await wasBuried(worker), await wasBuried(victim)]).toEqual([false, false, true])
+	const executions = await lab.rows<{ worker: string }>(
+		`select worker from lab_executions where node_id = 'a' and run_id = any(array(select jsonb_array_elements_text($1::text::jsonb)))`,
+		JSON.stringify((kept ?? []).map(({ run_id: runId }) => runId)),
+	)
+	expect(executions).toEqual((kept ?? []).map(() => ({ worker: worker.name })))
+})
+
+test('Postgres out of reach for longer than the lease, although it runs: nobody is declared dead, nothing runs twice', async () => {
+	const run = await workload.startOne('lab-chain', { hold: 'a' })
+	await lab.executing(run.runId, 'a')
+	const buriedBefore = await wasBuried(worker)
+	const roads = [lab.roads.postgres, functionsRoad, workerRoad]
+	for (const road of roads) {
+		road.refuse()
+		road.cut()
+	}
+	await delay(TIMES.LEASE_MS * 2)
+	await Promise.all(roads.map((road) => road.accept()))
+	await lab.openGate(run.runId, 'a')
+	await expectSoundEnd()
+	expect([buriedBefore, await wasBuried(worker)]).toEqual([false, false])
+	expect(
+		await lab.rows(`select 1 from lab_executions where run_id = $1 and node_id = 'a'`, run.runId),
+	).toHaveLength(1)
 })
 
 /** The held run would block its resume, and with it the client. */

@@ -4,7 +4,14 @@
  */
 import { withDeadline } from '../../src/db/errors.js'
 import type { Executor } from '../../src/db/query.js'
-import { sweepExpired, sweepGenerations, sweepLost, sweepRuns, sweepWorkers } from '../../src/outbox/sweep.js'
+import {
+	databaseTime,
+	sweepExpired,
+	sweepGenerations,
+	sweepLost,
+	sweepRuns,
+	sweepWorkers,
+} from '../../src/outbox/sweep.js'
 import type { Broker } from '../../src/ports/broker.js'
 import type { Logger } from '../../src/ports/logger.js'
 
@@ -33,6 +40,8 @@ export interface Sweep {
 }
 
 const QUERY_DEADLINE_MS = 30_000
+/** A database that does not tell the time within so long takes no heartbeats either; in ms. */
+const REACH_DEADLINE_MS = 5_000
 const MAX_ROWS = 500
 /** Runs checked per tick: a whole round over 10,000 live runs takes under two minutes. */
 const RUNS_PER_TICK = 100
@@ -53,13 +62,29 @@ export function createSweep({ db, broker, logger, queue, stalledMs }: SweepOptio
 	let ticks = 0
 	let after = ''
 	let afterGenerations = ''
+	let isReached = true
+	/** When it came within reach again, by its own clock; null: it was never out of it. */
+	let reachedAt: string | null = null
+
+	/** Whoever is cut off from the database hears of no heartbeat, and must not take silence for death afterwards. */
+	async function reach(): Promise<void> {
+		try {
+			const now = await withDeadline('Reaching Postgres', REACH_DEADLINE_MS, databaseTime(db))
+			if (!isReached) reachedAt = now
+			isReached = true
+		} catch (error) {
+			isReached = false
+			throw error
+		}
+	}
 
 	return {
 		async tick() {
+			await reach()
 			const { buried, recovered } = await withDeadline(
 				'Sweeping workers',
 				QUERY_DEADLINE_MS,
-				sweepWorkers(db, MAX_ROWS),
+				sweepWorkers(db, MAX_ROWS, reachedAt),
 			)
 			if (buried > 0 || recovered > 0)
 				logger.warn('Dead workers were found, their nodes are ready again', {

@@ -12,14 +12,16 @@ import postgres from 'postgres'
 const { databaseUrl, statement, workerId, leaseMs } = workerData
 const everyMs = leaseMs / 3
 
-const sql = postgres(databaseUrl, {
-	max: 1,
-	prepare: false,
-	fetch_types: false,
-	connect_timeout: everyMs / 1000,
-	onnotice: () => {},
-	connection: { application_name: 'flowcraft-heartbeat', statement_timeout: Math.ceil(everyMs) },
-})
+const connect = () =>
+	postgres(databaseUrl, {
+		max: 1,
+		prepare: false,
+		fetch_types: false,
+		connect_timeout: everyMs / 1000,
+		onnotice: () => {},
+		connection: { application_name: 'flowcraft-heartbeat', statement_timeout: Math.ceil(everyMs) },
+	})
+let sql = connect()
 
 /** @param {import('./heartbeat.js').HeartbeatMessage} message */
 const post = (message) => parentPort?.postMessage(message)
@@ -29,11 +31,17 @@ const late = () =>
 	new Promise((_, reject) => setTimeout(() => reject(new Error(`no answer within ${everyMs} ms`)), everyMs))
 
 async function beat() {
+	const asked = sql
 	try {
-		const rows = await Promise.race([sql.unsafe(statement, [workerId, leaseMs]), late()])
+		const rows = await Promise.race([asked.unsafe(statement, [workerId, leaseMs]), late()])
 		post({ type: rows.length > 0 ? 'beat' : 'lost' })
 	} catch (error) {
 		post({ type: 'missed', error: error instanceof Error ? error.message : String(error) })
+		// The driver pauses for up to 20 s between its attempts to connect, which may be longer than the lease; a new one
+		// tries at once. Nor does it always use a connection again that broke (`src/db/renewing-pool.ts`).
+		if (asked !== sql) return
+		sql = connect()
+		asked.end({ timeout: 0 }).catch(() => {})
 	}
 }
 

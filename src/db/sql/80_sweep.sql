@@ -10,9 +10,20 @@ LANGUAGE sql VOLATILE AS $$
 	SELECT CASE WHEN p_crashes > 0 THEN random() * 2 ^ least(p_crashes - 1, 3) * interval '1 second' END
 $$;
 
+-- When a worker's lease ends that has last been extended at p_heartbeat_at: in its time; or, if nobody could reach the
+-- database until p_reached_at, as long after that as the lease is. Its heartbeats could not land, which says nothing of it.
+CREATE OR REPLACE FUNCTION flowcraft_lease_end(
+	p_lease_until timestamptz, p_heartbeat_at timestamptz, p_reached_at timestamptz
+) RETURNS timestamptz
+LANGUAGE sql STABLE AS $$
+	SELECT p_lease_until + greatest(p_reached_at - p_heartbeat_at, interval '0')
+$$;
+
 -- Declares workers dead whose lease has passed, and makes the nodes that dead or stopped workers still hold ready
 -- again. Rows that somebody else is changing right now are left for the next sweep.
-CREATE OR REPLACE FUNCTION flowcraft_sweep_workers(p_limit int, OUT buried int, OUT recovered int)
+-- p_reached_at: when the caller last found the database within reach again, null if it has never been out of it. What the
+-- caller cannot know, the server does: since when it runs.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_workers(p_limit int, p_reached_at timestamptz, OUT buried int, OUT recovered int)
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
 SET enable_hashjoin = off
@@ -24,10 +35,12 @@ AS $$
 #variable_conflict use_column
 DECLARE
 	v_now timestamptz := clock_timestamp();
+	v_reached_at timestamptz := greatest(pg_postmaster_start_time(), p_reached_at);
 BEGIN
 	WITH dead AS (
 		UPDATE flowcraft_workers w SET dead_at = v_now
 		WHERE w.lease_until < v_now AND w.stopped_at IS NULL AND w.dead_at IS NULL
+			AND flowcraft_lease_end(w.lease_until, w.heartbeat_at, v_reached_at) < v_now
 		RETURNING 1
 	)
 	SELECT count(*) INTO buried FROM dead;

@@ -1,5 +1,6 @@
 -- Reconciling: what the sweep does for everybody, asked for by name. As there, a run is stalled if a worker died with
--- one of its nodes in hand, or if the message of a node that could run is lost; never because something takes long.
+-- one of its nodes in hand, or if the message of a node that could run is lost; never because something takes long. A
+-- worker is not dead because Postgres was down; that it could not be reached for another reason only a sweep can know.
 --
 -- A message counts as lost as in flowcraft_sweep_lost: its node has no row in the outbox, and its grace has passed,
 -- doubled with each time that it was emitted again. p_backlog: messages wait in the broker. Then ours may be among
@@ -53,7 +54,8 @@ BEGIN
 		SELECT n.run_id
 		FROM flowcraft_nodes n LEFT JOIN flowcraft_workers w ON w.worker_id = n.worker_id
 		WHERE n.state = 'running'
-			AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL OR w.lease_until < v_now)
+			AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL
+				OR flowcraft_lease_end(w.lease_until, w.heartbeat_at, pg_postmaster_start_time()) < v_now)
 	)
 	SELECT s.run_id::text
 	FROM stalled JOIN flowcraft_statuses s ON s.run_id = stalled.run_id AND s.status IN ('running', 'awaiting')
@@ -96,7 +98,8 @@ BEGIN
 	--    that the sweep is burying is left to it.
 	WITH silent AS (
 		SELECT w.worker_id FROM flowcraft_workers w
-		WHERE w.lease_until < v_now AND w.stopped_at IS NULL AND w.dead_at IS NULL
+		WHERE w.stopped_at IS NULL AND w.dead_at IS NULL
+			AND flowcraft_lease_end(w.lease_until, w.heartbeat_at, pg_postmaster_start_time()) < v_now
 			AND EXISTS (SELECT FROM flowcraft_nodes n WHERE n.run_id = p_run AND n.state = 'running' AND n.worker_id = w.worker_id)
 		FOR NO KEY UPDATE OF w SKIP LOCKED
 	)
