@@ -87,10 +87,15 @@ export async function startPostgres(options: StartPostgresOptions = {}): Promise
 	}
 	const isRunning = (): boolean =>
 		server !== undefined && server.child.exitCode === null && server.child.signalCode === null
+	/** Whoever waits for its end is not to end before it, which an unreferenced child would let happen. */
+	const gone = async (): Promise<void> => {
+		server?.child.ref()
+		await server?.gone
+	}
 	const stop = async (): Promise<void> => {
 		if (server === undefined || !isRunning()) return
 		await shutDown(server.pid, 30_000)
-		await server.gone
+		await gone()
 	}
 	const log = (): string => readFileSync(cluster.logFile, 'utf8').split('\n').slice(-60).join('\n')
 	await start()
@@ -104,7 +109,7 @@ export async function startPostgres(options: StartPostgresOptions = {}): Promise
 		async kill(signal = 'SIGKILL') {
 			if (server === undefined || !isRunning()) return
 			process.kill(server.pid, signal)
-			if (SIGNALS_THAT_END.includes(signal)) await server.gone
+			if (SIGNALS_THAT_END.includes(signal)) await gone()
 		},
 		stop,
 		async restart() {
@@ -115,7 +120,7 @@ export async function startPostgres(options: StartPostgresOptions = {}): Promise
 			if (server !== undefined && isRunning()) {
 				process.kill(server.pid, 'SIGQUIT')
 				process.kill(server.pid, 'SIGCONT')
-				await server.gone
+				await gone()
 			}
 			if (options.dataDir === undefined)
 				await rm(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 })
