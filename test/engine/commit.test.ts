@@ -3,6 +3,7 @@ import type { ClaimedNode } from '../../src/claim/claim.js'
 import { commitNodes, type NodeCommit } from '../../src/commit/commit.js'
 import { classifyDatabaseError } from '../../src/db/errors.js'
 import { refreshChild } from '../../src/outbox/outbox.js'
+import { claimNodes } from '../../src/claim/claim.js'
 import { sweepWorkers } from '../../src/outbox/sweep.js'
 import type { NodeKey } from '../../src/plan/node-key.js'
 import { noDoorbell } from '../../src/ports/doorbell.js'
@@ -275,6 +276,28 @@ describe('the fence', () => {
 		expect(await commit).toEqual(['lost'])
 		expect(await core.nodes(runId)).toMatchObject({ a: { state: 'ready', crashes: 1, output: null } })
 		expect(Object.keys(await core.nodes(runId))).toEqual(['a'])
+	})
+
+	test('a commit that waited for a sweep, after which another worker took the node, writes nothing', async () => {
+		const [zombie, runId] = [await core.worker(), await core.start('chain')]
+		const node = await core.claimed(zombie, runId, 'a')
+		await core.rows(
+			`update flowcraft_workers set lease_until = '-infinity' where worker_id = $1::text::uuid`,
+			zombie,
+		)
+		const { commit, claim } = await core.sql.begin(async (tx) => {
+			await sweepWorkers(tx, 1000)
+			const [claim] = await claimNodes(tx, worker, [node.key])
+			const [{ pid }] = await tx<[{ pid: number }]>`select pg_backend_pid() as pid`
+			const commit = core.commit(overwhelming(node))
+			await whenBlocked(core.sql, pid)
+			return { commit, claim }
+		})
+		expect(await commit).toEqual(['lost'])
+		expect(await core.nodes(runId)).toMatchObject({ a: { state: 'running', crashes: 1, output: null } })
+		expect(Object.keys(await core.nodes(runId))).toEqual(['a'])
+		if (claim?.status !== 'claimed') throw new Error(`It was not claimed: ${claim?.status}`)
+		expect(await core.commit(core.completed(claim.node))).toEqual(['committed'])
 	})
 
 	test('a commit writes nothing to a run that has ended, even if its node still looks as if it ran', async () => {

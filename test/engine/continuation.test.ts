@@ -11,6 +11,7 @@ import { createInProcessBroker } from '../../worker/broker/in-process.js'
 import { continuedNode, offerClaim, offeredClaim } from '../../worker/worker/continuation.js'
 import { type Core, createCore, flow, keyOf } from '../support/core.js'
 import { startEngine, type TestEngine } from '../support/engine.js'
+import { startProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
 
 const CHAIN = flow('chain', [
@@ -143,6 +144,37 @@ describe('the commit', () => {
 		expect((await core.nodes(node.key.runId))['b']?.state).toBe('ready')
 	})
 
+	test('claims no join in a paused run either', async () => {
+		const runId = await core.start('diamond')
+		await core.commit(core.completed(await core.claimed(worker, runId, 'a')))
+		const [b, c] = [await core.claimed(worker, runId, 'b'), await core.claimed(worker, runId, 'c')]
+		await core.commit(core.completed(b))
+		await core.drain()
+		await pauseRun(core.sql, runId)
+		const { next } = await offer(c)
+		expect(next).toBeUndefined()
+		expect((await core.nodes(runId))['d']?.state).toBe('ready')
+		expect(await core.outbox(runId)).toEqual(['d'])
+	})
+
+	test('that lost its own claim claims nothing of what others of its batch complete', async () => {
+		const runId = await core.start('diamond')
+		await core.commit(core.completed(await core.claimed(worker, runId, 'a')))
+		const lost = await core.claimed(worker, runId, 'b')
+		await releaseNodes(core.sql, [{ ...lost, delayMs: 0 }])
+		const [b, c] = [await core.claimed(worker, runId, 'b'), await core.claimed(worker, runId, 'c')]
+		await core.drain()
+		const { outcomes, continued } = await commitNodes(
+			core.sql,
+			[offerClaim(core.completed(lost), () => true), core.completed(b), core.completed(c)],
+			worker,
+		)
+		expect(outcomes).toEqual(['lost', 'committed', 'committed'])
+		expect([...continued.keys()]).toEqual([])
+		expect((await core.nodes(runId))['d']?.state).toBe('ready')
+		expect(await core.outbox(runId)).toEqual(['d'])
+	})
+
 	test('that lost its own claim claims nothing', async () => {
 		const node = await begun('chain')
 		await releaseNodes(core.sql, [{ ...node, delayMs: 0 }])
@@ -232,6 +264,46 @@ describe('a worker', () => {
 		const run = await engine.run({ blueprint: 'chain' })
 		expect(run).toMatchObject({ status: 'completed', context: { c: 'undefined+++' } })
 		expect(published).toEqual(['a'])
+	})
+
+	test('gives back what a commit has claimed whose answer was lost, and the run goes on', async () => {
+		await begin([], async () => ({ output: 1 }))
+		await engine.stopWorkers()
+		const road = await startProxy(engine.url)
+		try {
+			await engine.addWorker(
+				{
+					blueprints: { chain: CHAIN },
+					registry: { work: async ({ input }) => ({ output: `${String(input)}+mark` }) },
+				},
+				{ databaseUrl: road.url },
+			)
+			let cut = (): void => {}
+			const deaf = road.when('to server', 'undefined+mark', (connection) => {
+				connection.blackhole('to client')
+				cut = () => connection.cut()
+			})
+			const runId = await engine.start({ blueprint: 'chain' })
+			await deaf
+			await waitFor('the claim of the successor', async () => {
+				const [node] = await engine.rows<{ state: string }>(
+					`select state from flowcraft_nodes where run_id = $1 and node_id = 'b'`,
+					runId,
+				)
+				return node?.state === 'running'
+			})
+			cut()
+			expect(await engine.end(runId)).toMatchObject({
+				status: 'completed',
+				context: { c: 'undefined+mark+mark+mark' },
+			})
+			expect(
+				await engine.rows('select 1 from flowcraft_nodes where run_id = $1 and crashes > 0', runId),
+			).toEqual([])
+		} finally {
+			await engine.stopWorkers()
+			await road.close()
+		}
 	})
 
 	test('goes over the broker with every node when it is told to', async () => {

@@ -1,11 +1,12 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { HEARTBEAT_STATEMENT, markStopped } from '../../src/claim/worker-registry.js'
 import { query } from '../../src/db/query.js'
-import { sweepExpired, sweepLost, sweepRuns, sweepWorkers } from '../../src/outbox/sweep.js'
+import { reconcileRun, sweepExpired, sweepLost, sweepRuns, sweepWorkers } from '../../src/outbox/sweep.js'
 import type { NodeKey } from '../../src/plan/node-key.js'
 import { cancelRun } from '../../src/run/cancel.js'
 import { resumeRun } from '../../src/run/resume.js'
-import { type Core, createCore, flow, keyOf } from '../support/core.js'
+import { type Core, createCore, flow, keyOf, sourceOf } from '../support/core.js'
+import { whenBlocked } from '../support/locks.js'
 
 let core: Core
 let worker: string
@@ -158,6 +159,56 @@ describe('dead workers', () => {
 		)
 		expect(await core.violations()).toEqual([])
 	})
+
+	const takers: readonly (readonly [
+		who: string,
+		take: (runId: string) => Promise<unknown>,
+		taken: unknown,
+	])[] = [
+		['a sweep', () => sweepWorkers(core.sql, 100), { buried: 1, recovered: 0 }],
+		[
+			'reconciling',
+			(runId) => reconcileRun(core.sql, runId, GRACE_MS, false),
+			{ status: 'running', emitted: [] },
+		],
+	]
+	test.each(takers)(
+		'a node that others took up and claimed while %s looked at it is not taken from the living',
+		async (_who, take, taken) => {
+			const [mortal, runId] = [await core.worker(), await core.start('one')]
+			await core.claimed(mortal, runId, 'a')
+			await die(mortal)
+			// Holds it up between what it sees and what it locks.
+			await core.sql.unsafe(
+				`create or replace function flowcraft_crash_rest(p_crashes int) returns interval language plpgsql volatile as
+				$$ begin perform pg_advisory_xact_lock_shared(4713); return null; end $$`,
+			)
+			try {
+				const { taking } = await core.sql.begin(async (holder) => {
+					const [{ pid }] = await holder<
+						[{ pid: number }]
+					>`select pg_backend_pid() as pid, pg_advisory_xact_lock(4713)`
+					const taking = take(runId)
+					await whenBlocked(core.sql, pid)
+					await core.rows(
+						`update flowcraft_nodes set worker_id = $1::text::uuid, claim_token = gen_random_uuid() where run_id = $2`,
+						worker,
+						runId,
+					)
+					return { taking }
+				})
+				expect(await taking).toEqual(taken)
+				expect(
+					await core.rows(
+						'select state, worker_id, crashes from flowcraft_nodes where run_id = $1',
+						runId,
+					),
+				).toEqual([{ state: 'running', worker_id: worker, crashes: 0 }])
+			} finally {
+				await core.sql.unsafe(sourceOf('80_sweep.sql'))
+			}
+		},
+	)
 
 	test('what a stopped worker still holds is taken from it at once', async () => {
 		const [stopped, runId] = [await core.worker(), await core.start('one')]

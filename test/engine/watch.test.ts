@@ -10,6 +10,7 @@ import { pauseRun, unpauseRun } from '../../src/run/pause.js'
 import { retryRun } from '../../src/run/retry.js'
 import { type WatchedEvent, type WatchOptions, watchRun } from '../../src/run/watch.js'
 import { type Core, createCore, flow, keyOf } from '../support/core.js'
+import { whenBlocked } from '../support/locks.js'
 import { startProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
 
@@ -144,6 +145,21 @@ describe('what commits late', () => {
 		await commit()
 		expect(await lines(runId)).toHaveLength(2)
 	})
+})
+
+test('a look that meets another one under way waits for it, and tells what that one has told', async () => {
+	const runId = await core.start('pair')
+	expect(await lines(runId)).toEqual(['1 workflow:start'])
+	await complete(runId, 'a')
+	const { second } = await core.sql.begin(async (tx) => {
+		await tx`select from flowcraft_follow_run(${runId}, 0, 100)`
+		const [{ pid }] = await tx<[{ pid: number }]>`select pg_backend_pid() as pid`
+		const second = lines(runId)
+		await whenBlocked(core.sql, pid)
+		return { second }
+	})
+	expect(await second).toEqual(['1 workflow:start', '2 node:start a', '3 node:finish a'])
+	expect(await lines(runId)).toHaveLength(3)
 })
 
 test('a node that waits has begun', async () => {

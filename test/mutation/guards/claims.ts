@@ -130,6 +130,25 @@ export const claimGuards: readonly Guard[] = [
 		],
 	},
 	{
+		name: 'claim-token-once-more',
+		keeps: 'a zombie finishes a node that was swept and claimed anew while its commit waited',
+		// Where Postgres compares the place again after it has waited, that alone suffices.
+		edits: [
+			{
+				file: COMMIT,
+				find: "WHERE n.ctid = g.place AND n.state || '' = 'running' AND n.claim_token = g.token",
+				replace:
+					"WHERE n.run_id = g.run_id AND n.node_id = g.node_id AND n.generation = g.generation AND n.recovers = g.recovers AND n.state = 'running'",
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/commit.test.ts',
+				'a commit that waited for a sweep, after which another worker took the node, writes nothing',
+			],
+		],
+	},
+	{
 		name: 'release-token',
 		keeps: 'a worker gives back what is not its own any more',
 		edits: [

@@ -294,6 +294,87 @@ export const deliveryGuards: readonly Guard[] = [
 		],
 	},
 	{
+		name: 'sweep-after-outage',
+		keeps: 'every living worker is declared dead as soon as Postgres is back from an outage',
+		edits: [
+			{
+				file: 'src/db/sql/80_sweep.sql',
+				find: 'v_reached_at timestamptz := greatest(pg_postmaster_start_time(), p_reached_at);',
+				replace: 'v_reached_at timestamptz := p_reached_at;',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/sweep.test.ts',
+				'one that was silent because Postgres was down is dead only when it is silent for a lease afterwards',
+			],
+		],
+	},
+	{
+		name: 'sweep-after-partition',
+		keeps: 'every living worker is declared dead as soon as Postgres can be reached again',
+		edits: [
+			{
+				file: 'worker/relay/sweep.ts',
+				find: 'if (!isReached) reachedAt = now',
+				replace: 'void now',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/relay.test.ts',
+				'that was cut off from Postgres itself takes nobody for dead who was silent meanwhile, until a lease later',
+			],
+		],
+	},
+	{
+		name: 'heartbeat-connects-anew',
+		keeps: 'the heartbeat comes back so long after an outage that its worker is declared dead',
+		edits: [
+			{
+				file: 'worker/worker/heartbeat-thread.js',
+				find: 'if (asked !== sql) return',
+				replace: 'return',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/heartbeat.test.ts',
+				'tries to connect with each beat, after a long outage as after a short one',
+			],
+		],
+	},
+	{
+		name: 'sweep-same-place',
+		keeps: 'a node is taken from the living worker that has claimed it while the sweep was looking',
+		edits: [
+			{
+				file: 'src/db/sql/80_sweep.sql',
+				find: 'SELECT n.ctid AS place, n.worker_id, s.blueprint_id',
+				replace: 'SELECT n.run_id, n.node_id, n.generation, n.recovers, n.worker_id, s.blueprint_id',
+			},
+			{
+				file: 'src/db/sql/80_sweep.sql',
+				find: "WHERE n.ctid = h.place AND n.state || '' = 'running' AND n.worker_id = h.worker_id",
+				replace:
+					'WHERE (n.run_id, n.node_id, n.generation, n.recovers) = (h.run_id, h.node_id, h.generation, h.recovers)',
+			},
+		],
+		noticedBy: [['test/engine/sweep.test.ts', 'looked at it is not taken from the living']],
+	},
+	{
+		name: 'reconcile-same-worker',
+		keeps: 'a node is taken from the living worker that has claimed it while a run was being reconciled',
+		edits: [
+			{
+				file: 'src/db/sql/81_reconcile_run.sql',
+				find: "AND n.state = 'running' AND n.worker_id = h.worker_id",
+				replace: "AND n.state = 'running'",
+			},
+		],
+		noticedBy: [['test/engine/sweep.test.ts', 'looked at it is not taken from the living']],
+	},
+	{
 		name: 'sweep-only-dead-workers',
 		keeps: 'a node is taken from a living worker',
 		edits: [
