@@ -6,7 +6,7 @@ import type { TcpProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
 import { checkHistory, expectSound, POSTGRES_DOWN } from './lab/checker.js'
 import { restartPostgresImmediately, terminateBackends } from './lab/faults.js'
-import { type Lab, type LabProcess, openLab, SLACK_MS, TIMES } from './lab/lab.js'
+import { type Execution, type Lab, type LabProcess, openLab, SLACK_MS, TIMES } from './lab/lab.js'
 import { outputOf } from './lab/wire.js'
 import { createWorkload, type Workload } from './lab/workload.js'
 
@@ -205,11 +205,11 @@ test('an idle transaction held open, with a snapshot and the lock of a run, hold
 	await expectSoundEnd()
 })
 
-/** Whether the sweep has declared a worker of this process dead. */
-async function wasBuried({ process }: LabProcess): Promise<boolean> {
+/** Whether the sweep has declared the worker dead that had claimed this. */
+async function wasBuried({ worker_id: workerId }: Execution): Promise<boolean> {
 	const rows = await lab.rows(
-		`select 1 from flowcraft_workers where dead_at is not null and name like '%:' || $1::text`,
-		process.pid,
+		'select 1 from flowcraft_workers where worker_id = $1::text::uuid and dead_at is not null',
+		workerId,
 	)
 	return rows.length > 0
 }
@@ -221,9 +221,9 @@ test('Postgres down for longer than the lease: the living keep what they have, a
 	const held = await Promise.all(
 		workload.ledger.slice(before).map(({ runId }) => lab.executing(runId, 'a')),
 	)
-	const [kept, left] = [worker, victim].map(({ name }) => held.filter((each) => each.worker === name))
-	expect(Math.min(kept?.length ?? 0, left?.length ?? 0)).toBeGreaterThan(0)
-	const buriedBefore = await wasBuried(worker)
+	const kept = held.filter((each) => each.worker === worker.name)
+	const left = held.filter((each) => each.worker === victim.name)
+	expect(Math.min(kept.length, left.length)).toBeGreaterThan(0)
 
 	lab.note(POSTGRES_DOWN)
 	await lab.servers.postgres?.kill('SIGQUIT')
@@ -233,24 +233,24 @@ test('Postgres down for longer than the lease: the living keep what they have, a
 	const upAt = Date.now()
 	// The lease begins when the relay's sweep, which has failed meanwhile, comes again.
 	const sweepPauseMs = 5_000 * 1.25
-	const again = await Promise.all((left ?? []).map(({ run_id: runId }) => lab.executing(runId, 'a', 2)))
+	const again = await Promise.all(left.map(({ run_id: runId }) => lab.executing(runId, 'a', 2)))
 	const latest = Math.max(...again.map(({ started }) => started)) - upAt
 	console.log(`${again.length} nodes ran elsewhere within ${Math.round(latest)} ms of Postgres's return`)
 	expect(latest).toBeLessThan(sweepPauseMs + TIMES.LEASE_MS + 2_000 + SLACK_MS)
 	for (const { run_id: runId } of held) await lab.openGate(runId, 'a')
 	await expectSoundEnd()
-	expect([buriedBefore, await wasBuried(worker), await wasBuried(victim)]).toEqual([false, false, true])
+	expect(await Promise.all(kept.map(wasBuried))).toEqual(kept.map(() => false))
+	expect(await Promise.all(left.map(wasBuried))).toEqual(left.map(() => true))
 	const executions = await lab.rows<{ worker: string }>(
 		`select worker from lab_executions where node_id = 'a' and run_id = any(array(select jsonb_array_elements_text($1::text::jsonb)))`,
-		JSON.stringify((kept ?? []).map(({ run_id: runId }) => runId)),
+		JSON.stringify(kept.map(({ run_id: runId }) => runId)),
 	)
-	expect(executions).toEqual((kept ?? []).map(() => ({ worker: worker.name })))
+	expect(executions).toEqual(kept.map(() => ({ worker: worker.name })))
 })
 
 test('Postgres out of reach for longer than the lease, although it runs: nobody is declared dead, nothing runs twice', async () => {
 	const run = await workload.startOne('lab-chain', { hold: 'a' })
-	await lab.executing(run.runId, 'a')
-	const buriedBefore = await wasBuried(worker)
+	const execution = await lab.executing(run.runId, 'a')
 	const roads = [lab.roads.postgres, functionsRoad, workerRoad]
 	for (const road of roads) {
 		road.refuse()
@@ -260,7 +260,7 @@ test('Postgres out of reach for longer than the lease, although it runs: nobody 
 	await Promise.all(roads.map((road) => road.accept()))
 	await lab.openGate(run.runId, 'a')
 	await expectSoundEnd()
-	expect([buriedBefore, await wasBuried(worker)]).toEqual([false, false])
+	expect(await wasBuried(execution)).toBe(false)
 	expect(
 		await lab.rows(`select 1 from lab_executions where run_id = $1 and node_id = 'a'`, run.runId),
 	).toHaveLength(1)
