@@ -2371,9 +2371,20 @@ LANGUAGE sql VOLATILE AS $$
 	SELECT CASE WHEN p_crashes > 0 THEN random() * 2 ^ least(p_crashes - 1, 3) * interval '1 second' END
 $$;
 
+-- When a worker's lease ends that has last been extended at p_heartbeat_at: in its time; or, if nobody could reach the
+-- database until p_reached_at, as long after that as the lease is. Its heartbeats could not land, which says nothing of it.
+CREATE OR REPLACE FUNCTION flowcraft_lease_end(
+	p_lease_until timestamptz, p_heartbeat_at timestamptz, p_reached_at timestamptz
+) RETURNS timestamptz
+LANGUAGE sql STABLE AS $$
+	SELECT p_lease_until + greatest(p_reached_at - p_heartbeat_at, interval '0')
+$$;
+
 -- Declares workers dead whose lease has passed, and makes the nodes that dead or stopped workers still hold ready
 -- again. Rows that somebody else is changing right now are left for the next sweep.
-CREATE OR REPLACE FUNCTION flowcraft_sweep_workers(p_limit int, OUT buried int, OUT recovered int)
+-- p_reached_at: when the caller last found the database within reach again, null if it has never been out of it. What the
+-- caller cannot know, the server does: since when it runs.
+CREATE OR REPLACE FUNCTION flowcraft_sweep_workers(p_limit int, p_reached_at timestamptz, OUT buried int, OUT recovered int)
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
 SET enable_hashjoin = off
@@ -2385,10 +2396,12 @@ AS $$
 #variable_conflict use_column
 DECLARE
 	v_now timestamptz := clock_timestamp();
+	v_reached_at timestamptz := greatest(pg_postmaster_start_time(), p_reached_at);
 BEGIN
 	WITH dead AS (
 		UPDATE flowcraft_workers w SET dead_at = v_now
 		WHERE w.lease_until < v_now AND w.stopped_at IS NULL AND w.dead_at IS NULL
+			AND flowcraft_lease_end(w.lease_until, w.heartbeat_at, v_reached_at) < v_now
 		RETURNING 1
 	)
 	SELECT count(*) INTO buried FROM dead;
@@ -2637,7 +2650,8 @@ END $$;
 --> statement-breakpoint
 -- installed from: 81_reconcile_run.sql
 -- Reconciling: what the sweep does for everybody, asked for by name. As there, a run is stalled if a worker died with
--- one of its nodes in hand, or if the message of a node that could run is lost; never because something takes long.
+-- one of its nodes in hand, or if the message of a node that could run is lost; never because something takes long. A
+-- worker is not dead because Postgres was down; that it could not be reached for another reason only a sweep can know.
 --
 -- A message counts as lost as in flowcraft_sweep_lost: its node has no row in the outbox, and its grace has passed,
 -- doubled with each time that it was emitted again. p_backlog: messages wait in the broker. Then ours may be among
@@ -2691,7 +2705,8 @@ BEGIN
 		SELECT n.run_id
 		FROM flowcraft_nodes n LEFT JOIN flowcraft_workers w ON w.worker_id = n.worker_id
 		WHERE n.state = 'running'
-			AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL OR w.lease_until < v_now)
+			AND (w.worker_id IS NULL OR w.dead_at IS NOT NULL OR w.stopped_at IS NOT NULL
+				OR flowcraft_lease_end(w.lease_until, w.heartbeat_at, pg_postmaster_start_time()) < v_now)
 	)
 	SELECT s.run_id::text
 	FROM stalled JOIN flowcraft_statuses s ON s.run_id = stalled.run_id AND s.status IN ('running', 'awaiting')
@@ -2734,7 +2749,8 @@ BEGIN
 	--    that the sweep is burying is left to it.
 	WITH silent AS (
 		SELECT w.worker_id FROM flowcraft_workers w
-		WHERE w.lease_until < v_now AND w.stopped_at IS NULL AND w.dead_at IS NULL
+		WHERE w.stopped_at IS NULL AND w.dead_at IS NULL
+			AND flowcraft_lease_end(w.lease_until, w.heartbeat_at, pg_postmaster_start_time()) < v_now
 			AND EXISTS (SELECT FROM flowcraft_nodes n WHERE n.run_id = p_run AND n.state = 'running' AND n.worker_id = w.worker_id)
 		FOR NO KEY UPDATE OF w SKIP LOCKED
 	)
