@@ -18,7 +18,7 @@ export interface Load {
 }
 
 /** Long against a statement's time, so that looking costs little, and short against what is measured. */
-const LOOK_EVERY_MS = 10
+const LOOK_EVERY_MS = 20
 /** Nothing ends any more: something is broken. One run of 10,000 nodes may take minutes on a busy machine. */
 const STALLED_AFTER_MS = 600_000
 

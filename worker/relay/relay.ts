@@ -91,6 +91,8 @@ const MAX_JOBS_POLL_MS = 80
 const MAX_EVENTS_POLL_MS = 200
 /** Business events at once: their bodies are not ours, and may be large. */
 const MAX_EVENT_BATCH = 50
+/** While Postgres is away rounds fail; when it is back, its nodes and messages have waited long enough. */
+const MAX_ERROR_PAUSE_MS = 1_000
 const MIN_BACKOFF_MS = 250
 const MAX_BACKOFF_MS = 60_000
 /** States in which a node's message has something to do; in any other it is old news. */
@@ -298,6 +300,7 @@ export function createRelay(options: RelayOptions): Relay {
 			tick: drain,
 			minIdleMs: options.minPollMs ?? 20,
 			maxIdleMs: options.maxPollMs ?? maxPollMs,
+			maxErrorMs: MAX_ERROR_PAUSE_MS,
 			onError: (error, failures) => {
 				if (failures === 1 || failures % 20 === 0)
 					logger.error('A relay round failed', { lane, error, failures })
@@ -330,6 +333,7 @@ export function createRelay(options: RelayOptions): Relay {
 				},
 				minIdleMs: sweepEveryMs,
 				maxIdleMs: sweepEveryMs,
+				maxErrorMs: MAX_ERROR_PAUSE_MS,
 				onError: (error, failures) => {
 					if (failures === 1 || failures % 20 === 0)
 						logger.error('A sweep failed', { error, failures })
