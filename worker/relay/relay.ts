@@ -37,7 +37,7 @@ export interface RelayOptions {
 	readonly stalledMs?: number
 	/** How often to sweep, in ms. Default 1000. */
 	readonly sweepEveryMs?: number
-	/** Rows per tick at most. Default 200. */
+	/** Rows per tick at most. Default 500. */
 	readonly batchSize?: number
 	/** How long a row is this relay's; after that another one takes it. In ms, default 10000. */
 	readonly claimMs?: number
@@ -101,7 +101,7 @@ const WANTS_MESSAGE: ReadonlySet<string> = new Set(['ready', 'waiting', 'child']
 export function createRelay(options: RelayOptions): Relay {
 	const { db, broker, doorbell, logger } = options
 	const queue = options.queue ?? 'flowcraft-jobs'
-	const batchSize = options.batchSize ?? 200
+	const batchSize = options.batchSize ?? 500
 	const claimMs = options.claimMs ?? 10_000
 	const counts: RelayCounts = {
 		published: 0,
