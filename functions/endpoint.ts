@@ -23,6 +23,8 @@ export interface HostBindings {
 		readonly socket: { readonly remoteAddress?: string | undefined }
 		readonly rawHeaders?: readonly string[]
 	}
+	/** Answers leave in one piece when they are complete: nothing of them is seen before. */
+	readonly inOnePiece?: boolean
 }
 
 export interface AppEnv {
@@ -107,6 +109,8 @@ export interface Call<D extends EndpointDefinition> {
 	readonly signal: AbortSignal
 	/** Aborted when the server stops. */
 	readonly stopping: AbortSignal | undefined
+	/** The client sees nothing of the answer before it is complete. */
+	readonly inOnePiece: boolean
 }
 
 export type AddEndpoint = <const D extends EndpointDefinition>(
@@ -139,6 +143,7 @@ export function createEndpoints(app: App, options: EndpointOptions): Endpoints {
 		app.on(definition.method.toUpperCase(), honoPath(definition.path), async (c) => {
 			const caller =
 				definition.scope === 'open' ? NOBODY : await authorize(options, c, definition.scope)
+			const host = c.env as HostBindings | undefined
 			const call = {
 				...(await parseRequest(definition, c, options.bodyLimitBytes)),
 				caller,
@@ -149,7 +154,8 @@ export function createEndpoints(app: App, options: EndpointOptions): Endpoints {
 				get signal() {
 					return c.req.raw.signal
 				},
-				stopping: (c.env as HostBindings | undefined)?.stopping,
+				stopping: host?.stopping,
+				inOnePiece: host?.inOnePiece === true,
 			}
 			// The one place where what the schemas have checked gets its type.
 			return handle(call as Call<typeof definition>)

@@ -44,6 +44,8 @@ function createWorkerApp(bindings: Bindings): App {
 	const config = readHostConfig(env, 1)
 	return createApp({
 		...config,
+		// A request whose client goes away ends here without a word: a count would only ever rise. Cloudflare bounds them.
+		maxRequests: Number.POSITIVE_INFINITY,
 		db: (requestBindings) => openForRequest(config, requestBindings as Bindings),
 		logger: hostLogger(config, env),
 	})

@@ -2,7 +2,7 @@
  * Lambda's events as requests, and answers as Lambda wants them: payload format 2.0, which HTTP APIs of API Gateway
  * and function URLs share.
  */
-import type { App } from '../endpoint.js'
+import type { App, HostBindings } from '../endpoint.js'
 import { hostBindings } from './fetch-host.js'
 
 /** What is used of an event. */
@@ -62,7 +62,7 @@ const MARGIN_MS = 1_500
 export const createLambdaHandler =
 	(app: App) =>
 	async (event: HttpEvent, context: LambdaContext): Promise<HttpResult> => {
-		const response = await answer(app, event, context)
+		const response = await answer(app, event, context, { inOnePiece: true })
 		return {
 			statusCode: response.status,
 			headers: Object.fromEntries(response.headers),
@@ -106,14 +106,22 @@ async function pour(body: ReadableStream<Uint8Array>, stream: ResponseStream): P
 	}
 }
 
-async function answer(app: App, event: HttpEvent, context: LambdaContext): Promise<Response> {
+async function answer(
+	app: App,
+	event: HttpEvent,
+	context: LambdaContext,
+	more: HostBindings = {},
+): Promise<Response> {
 	const isFunctionUrl = /\.lambda-url\.[^.]+\.on\.aws$/.test(event.requestContext.domainName)
 	const remainingMs = Math.min(
 		context.getRemainingTimeInMillis(),
 		isFunctionUrl ? Number.POSITIVE_INFINITY : API_GATEWAY_TIMEOUT_MS,
 	)
 	const stopping = AbortSignal.timeout(Math.max(remainingMs - MARGIN_MS, 0))
-	return app.fetch(requestOf(event), hostBindings(stopping, event.requestContext.http.sourceIp))
+	return app.fetch(requestOf(event), {
+		...hostBindings(stopping, event.requestContext.http.sourceIp),
+		...more,
+	})
 }
 
 function requestOf(event: HttpEvent): Request {

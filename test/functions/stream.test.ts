@@ -1,5 +1,5 @@
 /** `GET /runs/:id/stream`, as clients read it. */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { NodeContext } from 'flowcraft'
 import { createApp } from '../../functions/app.js'
 import { serveFunctions } from '../../functions/serve.js'
@@ -9,6 +9,7 @@ import type { DurableDependencies } from '../../worker/execution/durable-depende
 import { startEngine, type TestEngine } from '../support/engine.js'
 import { waitFor } from '../support/wait-for.js'
 import { ask } from './api.js'
+import { line, readEvents, rest, type Told } from './server-sent-events.js'
 
 /** A gate that nodes wait at, by run. */
 const gates = new Map<string, () => void>()
@@ -88,49 +89,11 @@ beforeAll(async () => {
 })
 afterAll(() => engine.stop())
 
-interface Told {
-	readonly id?: string
-	readonly event?: string
-	readonly data?: any
-	/** A comment. */
-	readonly comment?: string
-}
-
-/** Server-sent events, as the standard has them parsed. */
-async function* readEvents(response: Response): AsyncGenerator<Told> {
-	let buffered = ''
-	for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
-		buffered += chunk
-		for (let end; (end = buffered.indexOf('\n\n')) >= 0; buffered = buffered.slice(end + 2)) {
-			const fields = buffered
-				.slice(0, end)
-				.split('\n')
-				.map((line) => /^(\w*): ?(.*)$/.exec(line) ?? [line, '', ''])
-			const event = Object.fromEntries(fields.map(([, name, value]) => [name || 'comment', value]))
-			yield {
-				...event,
-				...(event['data'] === undefined ? {} : { data: JSON.parse(event['data']) }),
-			}
-		}
-	}
-}
-
 const open = (
 	runId: string,
 	headers: Record<string, string> = {},
 	search = '',
 ): Response | Promise<Response> => app.request(`/runs/${runId}/stream${search}`, { headers })
-
-/** The rest of a stream, without what only keeps it alive. */
-async function rest(events: AsyncGenerator<Told>): Promise<Told[]> {
-	const told: Told[] = []
-	for await (const event of events) if (event.data !== undefined) told.push(event)
-	return told
-}
-const line = ({ id, event, data }: Told): string =>
-	[id ?? event, data.type, data.payload?.nodeId, data.payload?.status ?? data.status]
-		.filter(Boolean)
-		.join(' ')
 
 test('tells what happens while it happens, and ends after the run’s end', async () => {
 	const runId = await engine.start({ blueprint: 'gated' })
@@ -211,41 +174,61 @@ test('ends with the time that the server or the client gives it, and goes on fro
 	).toEqual(['5 node:finish gate', '6 workflow:finish completed', 'end completed'])
 })
 
-test('a client that goes away leaves nothing behind', async () => {
-	const runId = await engine.start({ blueprint: 'gated' })
-	let opened = 0
-	let closed = 0
-	const ownDatabase = createApp({
-		doorbell,
-		db: () => {
-			const database = createDatabase(engine.url, { max: 1 })
-			opened += 1
-			return {
-				...database,
-				close: async () => {
-					await database.close()
-					closed += 1
-				},
-			}
-		},
+describe('a client that goes away leaves nothing behind', () => {
+	let opened: number
+	let closed: number
+	beforeEach(() => {
+		opened = closed = 0
 	})
-	const server = await serveFunctions({ app: ownDatabase, host: '127.0.0.1', port: 0, graceMs: 200 })
-	try {
+	const ownDatabase = (): ReturnType<typeof createApp> =>
+		createApp({
+			doorbell,
+			db: () => {
+				const database = createDatabase(engine.url, { max: 1 })
+				opened += 1
+				return {
+					...database,
+					close: async () => {
+						await database.close()
+						closed += 1
+					},
+				}
+			},
+		})
+	test('when its connection breaks', async () => {
+		const runId = await engine.start({ blueprint: 'gated' })
+		const server = await serveFunctions({ app: ownDatabase(), host: '127.0.0.1', port: 0, graceMs: 200 })
+		try {
+			const abort = new AbortController()
+			const response = await fetch(`${server.url}/runs/${runId}/stream`, { signal: abort.signal })
+			const events = readEvents(response)
+			await events.next()
+			expect([listening.size, opened, closed]).toEqual([1, 1, 0])
+			abort.abort()
+			await expect(rest(events)).rejects.toThrow(/abort/i)
+			await waitFor(
+				'the database to be closed and nobody to listen',
+				() => closed === 1 && listening.size === 0,
+			)
+		} finally {
+			await openGate(runId)
+			await server.stop()
+		}
+	})
+
+	test('when the host only tells so, and does not cancel the body', async () => {
+		const runId = await engine.start({ blueprint: 'gated' })
 		const abort = new AbortController()
-		const response = await fetch(`${server.url}/runs/${runId}/stream`, { signal: abort.signal })
-		const events = readEvents(response)
-		await events.next()
-		expect([listening.size, opened, closed]).toEqual([1, 1, 0])
+		const app = ownDatabase()
+		const response = await app.request(`/runs/${runId}/stream`, { signal: abort.signal })
+		expect([response.status, opened, closed]).toEqual([200, 1, 0])
 		abort.abort()
-		await expect(rest(events)).rejects.toThrow(/abort/i)
 		await waitFor(
 			'the database to be closed and nobody to listen',
 			() => closed === 1 && listening.size === 0,
 		)
-	} finally {
 		await openGate(runId)
-		await server.stop()
-	}
+	})
 })
 
 test('a stream counts as a request that is under way, until it ends', async () => {

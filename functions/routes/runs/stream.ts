@@ -13,6 +13,8 @@ import { RUN_ID, runParams } from './schemas.js'
 
 /** How long one answer goes on at most; a client then comes back with the id of the last event it has seen. */
 export const DEFAULT_STREAM_MS = 5 * 60_000
+/** The same where an answer leaves in one piece: nothing is told later than so long after it has happened. */
+const ONE_PIECE_MS = 5_000
 /** Proxies cut connections that are silent for a minute or so. */
 const HEARTBEAT_MS = 15_000
 /** What browsers wait before they come back, in ms. */
@@ -27,7 +29,7 @@ const streamEndpoint = {
 	summary: 'Watch a run live',
 	description:
 		'Server-sent events: what `GET /runs/{id}/events` tells of the run and its nodes (edges excepted), while it happens, and `node:emit` for what a node emits while it runs. `data` is an event as JSON; events that have no `event:` of their own arrive as `message`. An `id` belongs to one event for ever: with `Last-Event-ID`, the stream goes on behind it, without a gap and without repeating anything. What nodes emit is kept for an hour.\n\n' +
-		'The stream ends after the run’s end with an `event: end` whose data is `{ "status" }`. It may end earlier, after five minutes unless the server is configured otherwise: come back with `Last-Event-ID`, as browsers do by themselves. Lines that begin with a colon keep the connection alive; one comes every 15 seconds in which nothing happens.',
+		'The stream ends after the run’s end with an `event: end` whose data is `{ "status" }`. It may end earlier, after five minutes unless the server is configured otherwise, or after five seconds on hosts that send an answer in one piece: come back with `Last-Event-ID`, as browsers do by themselves. Lines that begin with a colon keep the connection alive; one comes every 15 seconds in which nothing happens.',
 	params: runParams,
 	query: z.strictObject({
 		wait: duration('End the stream after this time at the latest.').optional(),
@@ -75,11 +77,13 @@ export function addStreamRoute(
 		return `${json.slice(0, -2)},"data":${data}}}`
 	}
 
-	add(streamEndpoint, async ({ params, query, headers, db, answersUntil, signal, stopping }) => {
+	add(streamEndpoint, async (call) => {
+		const { params, query, headers, db, answersUntil, signal, stopping, inOnePiece } = call
+		const limitMs = inOnePiece ? Math.min(maxMs, ONE_PIECE_MS) : maxMs
 		const gone = new AbortController()
 		const watching = watchRun(db, params.id, {
 			after: headers['Last-Event-ID'] ?? query.after,
-			timeoutMs: Math.min(query.wait ?? maxMs, maxMs),
+			timeoutMs: Math.min(query.wait ?? limitMs, limitMs),
 			heartbeatMs: HEARTBEAT_MS,
 			signal: AbortSignal.any([signal, gone.signal, ...(stopping === undefined ? [] : [stopping])]),
 			onHint: (look) =>
@@ -100,7 +104,7 @@ export function addStreamRoute(
 			await watching.return()
 			return new Response(null, { status: 204 })
 		}
-		return new Response(eventStream(first.value, watching, show, gone, answersUntil), {
+		return new Response(eventStream(first.value, watching, show, gone, signal, answersUntil), {
 			headers: {
 				'Content-Type': 'text/event-stream; charset=utf-8',
 				'Cache-Control': 'no-store',
@@ -118,6 +122,7 @@ function eventStream(
 	watching: AsyncGenerator<WatchBatch, void>,
 	show: (event: WatchedEvent) => string,
 	gone: AbortController,
+	signal: AbortSignal,
 	answersUntil: (written: Promise<unknown>) => void,
 ): ReadableStream<Uint8Array> {
 	const encoder = new TextEncoder()
@@ -128,6 +133,13 @@ function eventStream(
 			over = resolve
 		}),
 	)
+	const leave = async (): Promise<void> => {
+		gone.abort()
+		await watching.return()
+		over()
+	}
+	// Workers do not cancel a body whose client has gone.
+	signal.addEventListener('abort', () => void leave(), { once: true })
 	return new ReadableStream<Uint8Array>({
 		start(controller) {
 			controller.enqueue(encoder.encode(`retry: ${RECONNECT_MS}\n\n`))
@@ -145,11 +157,7 @@ function eventStream(
 				over()
 			}
 		},
-		async cancel() {
-			gone.abort()
-			await watching.return()
-			over()
-		},
+		cancel: leave,
 	})
 }
 

@@ -23,6 +23,10 @@ export interface Host {
 	readonly concurrent: boolean
 	/** Whether connections outlive requests. */
 	readonly pools: boolean
+	/** Whether an answer leaves while it is being made; otherwise it comes in one piece. */
+	readonly streams: boolean
+	/** Whether it is a process that is told to stop by SIGTERM. */
+	readonly stops: boolean
 	start(env: HostEnvironment): Promise<RunningHost>
 }
 
@@ -63,6 +67,13 @@ function runtimeProgram(name: string, inMain: string, inPlatform: string): strin
 
 const EXE = process.platform === 'win32' ? '.exe' : ''
 
+/** The programs, where they are. */
+export const runtimes = {
+	deno: () => runtimeProgram('deno', `deno${EXE}`, `deno${EXE}`),
+	bun: () => runtimeProgram('bun', 'bin/bun.exe', `bin/bun${EXE}`),
+	workerd: () => runtimeProgram('workerd', `bin/workerd${EXE}`, `bin/workerd${EXE}`),
+} as const
+
 async function spawnServer(
 	options: ProgramOptions,
 	readyLine: string,
@@ -79,6 +90,8 @@ const node: Host = {
 	name: 'Node',
 	concurrent: true,
 	pools: true,
+	streams: true,
+	stops: true,
 	start: async (env) =>
 		spawnServer(
 			{
@@ -96,6 +109,8 @@ const lambda = (name: string, kind: string, handler: string): Host => ({
 	name,
 	concurrent: false,
 	pools: true,
+	streams: handler === 'streamingHandler',
+	stops: false,
 	async start(env) {
 		const running = await spawnProcess({
 			entry: 'test/functions/hosts/lambda.main.ts',
@@ -111,6 +126,8 @@ const vercel: Host = {
 	name: 'Vercel',
 	concurrent: true,
 	pools: true,
+	streams: true,
+	stops: false,
 	async start(env) {
 		const running = await spawnProcess({
 			entry: 'test/functions/hosts/vercel.main.ts',
@@ -126,11 +143,13 @@ const deno: Host = {
 	name: 'Deno',
 	concurrent: true,
 	pools: true,
+	streams: true,
+	stops: true,
 	start: async (env) =>
 		spawnServer(
 			{
 				name: 'deno',
-				command: runtimeProgram('deno', `deno${EXE}`, `deno${EXE}`),
+				command: runtimes.deno(),
 				args: [
 					'run',
 					'--no-lock',
@@ -151,11 +170,13 @@ const bun: Host = {
 	name: 'Bun',
 	concurrent: true,
 	pools: true,
+	streams: true,
+	stops: true,
 	start: async (env) =>
 		spawnServer(
 			{
 				name: 'bun',
-				command: runtimeProgram('bun', 'bin/bun.exe', `bin/bun${EXE}`),
+				command: runtimes.bun(),
 				args: [await bundleOf('bun')],
 				env: { PORT: '0', ...env },
 			},
@@ -165,20 +186,22 @@ const bun: Host = {
 }
 
 /** What wrangler.toml asks of the runtime, in the words of workerd. */
-async function compatibility(): Promise<string> {
+export async function workerdCompatibility(): Promise<string> {
 	const toml = await readFile(new URL('../../../functions/hosts/wrangler.toml', import.meta.url), 'utf8')
 	const setting = (name: string): string | undefined => new RegExp(`^${name} = (.+)$`, 'm').exec(toml)?.[1]
 	return `compatibilityDate = ${setting('compatibility_date')}, compatibilityFlags = ${setting('compatibility_flags')},`
 }
 
 /** A text as Cap'n Proto writes it: as C does. */
-const capnpText = (text: string): string => `"${text.replace(/[\\"]/g, '\\$&')}"`
+export const capnpText = (text: string): string => `"${text.replace(/[\\"]/g, '\\$&')}"`
 
 /** @param throughHyperdrive reaches Postgres through a binding, not by its URL */
 const cloudflare = (name: string, throughHyperdrive: boolean): Host => ({
 	name,
 	concurrent: true,
 	pools: false,
+	streams: true,
+	stops: false,
 	async start({ DATABASE_URL, ...env }) {
 		const worker = await bundleOf('cloudflare')
 		const database = new URL(DATABASE_URL)
@@ -199,7 +222,7 @@ const config :Workerd.Config = (
 	services = [
 		(name = "worker", worker = (
 			modules = [(name = "worker", esModule = embed ${capnpText(basename(worker))})],
-			${await compatibility()}
+			${await workerdCompatibility()}
 			globalOutbound = "network",
 			bindings = [${bindings.join(', ')}],
 		)),
@@ -213,7 +236,7 @@ const config :Workerd.Config = (
 		return spawnServer(
 			{
 				name: 'workerd',
-				command: runtimeProgram('workerd', `bin/workerd${EXE}`, `bin/workerd${EXE}`),
+				command: runtimes.workerd(),
 				// Says on its standard output where it listens.
 				args: ['serve', '--control-fd=1', configuration],
 			},
