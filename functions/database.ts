@@ -1,7 +1,7 @@
 /** The database as requests see it: opened as the host needs it, and no statement hangs its caller. */
 import type { Database } from '../src/db/client.js'
 import { DeadlineError, recognizable, withDeadline } from '../src/db/errors.js'
-import { type Executor, inOneRoundTrip } from '../src/db/query.js'
+import { type Executor, inOneRoundTrip, query } from '../src/db/query.js'
 import { StatementGate } from './statement-gate.js'
 
 /**
@@ -88,4 +88,13 @@ function limited({ sql }: Database, run: RunStatement): Executor {
 				})
 		},
 	})
+}
+
+/** Whether the tables are there. */
+export async function isMigrated(db: Executor): Promise<boolean> {
+	const [row] = await query<{ migrated: boolean }>(
+		db,
+		`select to_regclass('flowcraft_statuses') is not null as migrated`,
+	)
+	return row?.migrated === true
 }

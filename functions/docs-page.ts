@@ -13,9 +13,13 @@ interface Schema {
 	readonly enum?: readonly unknown[]
 	readonly anyOf?: readonly Schema[]
 	readonly format?: string
+	readonly const?: unknown
 	readonly default?: unknown
+	readonly example?: unknown
 	readonly minimum?: number
 	readonly maximum?: number
+	readonly maxLength?: number
+	readonly additionalProperties?: Schema | boolean
 }
 
 interface Media {
@@ -39,6 +43,7 @@ interface Operation {
 	readonly description?: string
 	readonly parameters?: readonly Parameter[]
 	readonly requestBody?: { readonly content: Readonly<Record<string, Media>>; readonly required?: boolean }
+	readonly security?: readonly object[]
 	readonly responses: Readonly<
 		Record<
 			string,
@@ -51,6 +56,15 @@ interface Operation {
 	>
 }
 
+interface Entry {
+	readonly path: string
+	readonly method: string
+	readonly operation: Operation
+}
+
+/** How the errors of all operations come. */
+const PROBLEM_TYPE = 'application/problem+json'
+
 const STYLE = `
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 18%, transparent); --soft: color-mix(in srgb, currentColor 6%, transparent) }
 * { box-sizing: border-box }
@@ -62,11 +76,11 @@ code, pre { font: .88em/1.45 ui-monospace, monospace } code { background: var(--
 pre { background: var(--soft); padding: .7rem; border-radius: .4rem; overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-size: .94em } th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line) }
 .method { display: inline-block; min-width: 3.4em; font-weight: 700 } .soft { opacity: .7 }
-nav ul { columns: 20rem; padding-left: 1.1rem }
-summary { cursor: pointer }`
+th { font-weight: 600; opacity: .7 } .errors { line-height: 2 } .errors a { white-space: nowrap }
+td code { overflow-wrap: anywhere } nav table { table-layout: fixed } nav td:first-child { width: 55% }`
 
 export function renderDocsPage(document: OpenApiDocument): string {
-	const operations = Object.entries(
+	const operations: Entry[] = Object.entries(
 		(document.paths ?? {}) as Record<string, Record<string, Operation>>,
 	).flatMap(([path, methods]) =>
 		Object.entries(methods).map(([method, operation]) => ({
@@ -89,28 +103,35 @@ export function renderDocsPage(document: OpenApiDocument): string {
 <h1>${escape(document.info.title)} API</h1>
 <p class="soft">Version ${escape(document.info.version)} · <a href="openapi.json">openapi.json</a></p>
 ${prose(document.info.description)}
+<p>Keys and tokens are sent as <code>Authorization: Bearer …</code>, keys also as <code>X-API-Key: …</code>. Examples
+below write <code>$URL</code> for where the server is and <code>$KEY</code> for a key.</p>
 <nav>
-<ul>
-${operations.map(({ path, method, operation }) => `<li><a href="#${escape(operation.operationId)}"><code>${method} ${escape(path)}</code></a></li>`).join('\n')}
-<li><a href="#problems">Problems</a></li>
-<li><a href="#schemas">Schemas</a></li>
-</ul>
+${tags
+	.map(
+		({ name }) => `<h4>${escape(name)}</h4>
+<table>${inTag(operations, name)
+			.map(
+				({ path, method, operation }) =>
+					`<tr><td><a href="#${escape(operation.operationId)}"><code>${method} ${escape(path)}</code></a><td>${escape(operation.summary)}</tr>`,
+			)
+			.join('\n')}</table>`,
+	)
+	.join('\n')}
+<p><a href="#problems">Problems</a> · <a href="#schemas">Schemas</a></p>
 </nav>
 ${tags
 	.map(
 		(tag) => `<h2>${escape(tag.name)}</h2>
 ${prose(tag.description)}
-${operations
-	.filter(({ operation }) => operation.tags.includes(tag.name))
-	.map(({ path, method, operation }) => renderOperation(path, method, operation))
-	.join('\n')}`,
+${inTag(operations, tag.name).map(renderOperation).join('\n')}`,
 	)
 	.join('\n')}
 <h2 id="problems">Problems</h2>
+<p>Every error comes as <code>${PROBLEM_TYPE}</code>, a <a href="#schema-Problem">Problem</a>; its <code>type</code> leads here.</p>
 ${Object.entries(PROBLEMS)
 	.map(
 		([code, { status, title, when }]) =>
-			`<article id="${escape(code)}"><h3>${status} ${escape(code)}</h3><p>${escape(title)}. ${escape(when)}</p></article>`,
+			`<article id="${escape(code)}"><h3>${status} ${escape(code)}</h3><p>${escape(title)}. ${inline(when)}</p>${problemExampleIn(operations, code)}</article>`,
 	)
 	.join('\n')}
 <h2 id="schemas">Schemas</h2>
@@ -120,39 +141,86 @@ ${schemas.map(([name, schema]) => `<article id="schema-${escape(name)}"><h3>${es
 `
 }
 
-function renderOperation(path: string, method: string, operation: Operation): string {
+const inTag = (operations: readonly Entry[], tag: string): Entry[] =>
+	operations.filter(({ operation }) => operation.tags.includes(tag))
+
+function renderOperation(entry: Entry): string {
+	const { path, method, operation } = entry
+	const bodies = Object.entries(operation.requestBody?.content ?? {})
+	const answers = Object.entries(operation.responses)
+	const isProblem = (content: object = {}): boolean => PROBLEM_TYPE in content
+	const codes = answers.flatMap(([status, { content }]) =>
+		Object.keys(content?.[PROBLEM_TYPE]?.examples ?? {}).map((code) => ({ status, code })),
+	)
 	return `<article id="${escape(operation.operationId)}">
 <h3><span class="method">${method}</span> <code>${escape(path)}</code></h3>
-<p>${escape(operation.summary)} <span class="soft">(${escape(operation.operationId)})</span></p>
+<p><strong>${escape(operation.summary)}</strong> <span class="soft">(${escape(operation.operationId)})</span></p>
 ${prose(operation.description)}
 ${renderParameters(operation.parameters ?? [])}
-${Object.values(operation.requestBody?.content ?? {})
+${bodies
 	.map(
-		(media) =>
-			`<h4>Body${operation.requestBody?.required === true ? '' : ' (optional)'}: ${typeOf(media.schema)}</h4>${examples(media)}`,
+		([type, media]) =>
+			`<h4>Body${operation.requestBody?.required === true ? '' : ' (optional)'}: ${escape(type)} ${typeOf(media.schema)}</h4>${examples(type, media)}`,
 	)
 	.join('\n')}
+<h4>Example</h4>
+<pre>${escape(curl(entry))}</pre>
 <h4>Answers</h4>
-${Object.entries(operation.responses)
+${answers
+	.filter(([, { content }]) => !isProblem(content))
 	.map(([status, { description, headers = {}, content = {} }]) => {
-		const media = Object.values(content)[0]
+		const [type = '', media] = Object.entries(content)[0] ?? []
 		const headerList = Object.entries(headers).map(
 			([name, { description: says }]) => `<li><code>${escape(name)}</code>: ${inline(says ?? '')}</li>`,
 		)
-		return `<details${status.startsWith('2') ? ' open' : ''}><summary><strong>${escape(status)}</strong> ${inline(description)} ${typeOf(media?.schema)}</summary>
-${headerList.length > 0 ? `<ul>${headerList.join('')}</ul>` : ''}${media === undefined ? '' : examples(media)}</details>`
+		return `<p><strong>${escape(status)}</strong> ${inline(description)} ${escape(type)} ${typeOf(media?.schema)}</p>
+${headerList.length > 0 ? `<ul>${headerList.join('')}</ul>` : ''}${media === undefined ? '' : examples(type, media)}`
 	})
 	.join('\n')}
+<p class="errors"><strong>Errors</strong> ${codes.map(({ status, code }) => `<a href="#${escape(code)}">${escape(status)} ${escape(code)}</a>`).join(' · ')}</p>
 </article>`
+}
+
+/** The operation as a command, with the examples of what it takes. */
+function curl({ path, method, operation }: Entry): string {
+	const { parameters = [], requestBody, security = [] } = operation
+	const required = (place: string): Parameter[] => parameters.filter((parameter) => parameter.in === place)
+	const url = required('path').reduce(
+		(text, { name, schema }) => text.replace(`{${name}}`, encodeURIComponent(String(schema?.example))),
+		path,
+	)
+	const [type, media] = Object.entries(requestBody?.content ?? {})[0] ?? []
+	const body = media?.example
+	const streams = 'text/event-stream' in (operation.responses['200']?.content ?? {})
+	return [
+		`curl${streams ? ' -N' : ''}${method === 'GET' ? '' : ` -X ${method}`} "$URL${url}"`,
+		...(security.length === 0 ? [] : ['-H "Authorization: Bearer $KEY"']),
+		...(body === undefined
+			? []
+			: [`-H 'Content-Type: ${type}'`, `-d '${JSON.stringify(body).replaceAll("'", `'\\''`)}'`]),
+	].join(' \\\n  ')
+}
+
+/** The first example of a problem that an operation gives. */
+function problemExampleIn(operations: readonly Entry[], code: string): string {
+	const example = operations
+		.flatMap(({ operation }) => Object.values(operation.responses))
+		.map(({ content }) => content?.[PROBLEM_TYPE]?.examples?.[code])
+		.find((found) => found !== undefined)
+	return example === undefined ? '' : examples(PROBLEM_TYPE, { example: example.value })
 }
 
 function renderParameters(parameters: readonly Parameter[]): string {
 	if (parameters.length === 0) return ''
-	return `<h4>Parameters</h4><table>${parameters
-		.map(
-			({ name, in: place, required, schema, description }) =>
-				`<tr><td><code>${escape(name)}</code><td>${escape(place)}${required === true ? ', required' : ''}<td>${typeOf(schema)}<td>${inline(description ?? schema?.description ?? '')}</tr>`,
-		)
+	return `<h4>Parameters</h4><table><tr><th>Name<th>In<th>Type<th>Example<th></tr>${parameters
+		.map(({ name, in: place, required, schema, description }) => {
+			const example = schema?.example
+			const shown =
+				example === undefined
+					? ''
+					: `<code>${escape(typeof example === 'string' ? example : JSON.stringify(example))}</code>`
+			return `<tr><td><code>${escape(name)}</code><td>${escape(place)}${required === true ? ', required' : ''}<td>${typeOf(schema)}<td>${shown}<td>${inline(description ?? schema?.description ?? '')}</tr>`
+		})
 		.join('')}</table>`
 }
 
@@ -176,16 +244,24 @@ function typeOf(schema: Schema | undefined): string {
 	if (schema.items !== undefined) return `list of ${typeOf(schema.items)}`
 	if (schema.enum !== undefined)
 		return schema.enum.map((value) => `<code>${escape(String(value))}</code>`).join(' ')
+	if (schema.const !== undefined) return `<code>${escape(JSON.stringify(schema.const))}</code>`
+	if (typeof schema.additionalProperties === 'object' && schema.properties === undefined)
+		return `object of ${typeOf(schema.additionalProperties)}`
+	const longest = schema.maxLength === undefined ? '' : `, ${schema.maxLength} characters at most`
 	const range = schema.minimum === undefined ? '' : ` ${schema.minimum}–${schema.maximum ?? ''}`
 	const fallback = schema.default === undefined ? '' : `, default ${JSON.stringify(schema.default)}`
 	return escape(
-		`${[schema.type ?? 'any'].flat().join(' or ')}${schema.format === undefined ? '' : ` (${schema.format})`}${range}${fallback}`,
+		`${[schema.type ?? 'any'].flat().join(' or ')}${schema.format === undefined ? '' : ` (${schema.format})`}${range}${longest}${fallback}`,
 	)
 }
 
-function examples({ example, examples: several }: Media): string {
+/** JSON laid out, anything else as it is sent. */
+function examples(type: string, { example, examples: several }: Media): string {
 	const values = example === undefined ? Object.values(several ?? {}).map(({ value }) => value) : [example]
-	return values.map((value) => `<pre>${escape(JSON.stringify(value, null, 2))}</pre>`).join('')
+	const isText = !type.includes('json')
+	return values
+		.map((value) => `<pre>${escape(isText ? String(value) : JSON.stringify(value, null, 2))}</pre>`)
+		.join('')
 }
 
 const prose = (text = ''): string =>

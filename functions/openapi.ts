@@ -4,7 +4,7 @@ import type { EndpointDefinition } from './endpoint.js'
 import { PROBLEMS, type ProblemCode } from './problem.js'
 
 /** The version of the contract, not of the package. */
-const API_VERSION = '1.0.0'
+export const API_VERSION = '1.0.0'
 
 export type OpenApiDocument = ReturnType<OpenAPIHono['getOpenAPI31Document']>
 
@@ -159,7 +159,10 @@ export function describe(definition: EndpointDefinition): ReturnType<typeof crea
 							description: rawBody.description,
 							content: {
 								'application/json': { schema: {}, example: rawBody.example },
-								'text/plain': { schema: { type: 'string' } },
+								'text/plain': {
+									schema: { type: 'string' },
+									example: JSON.stringify(rawBody.example),
+								},
 							},
 						},
 					}),
@@ -185,6 +188,8 @@ function problemsByStatus({
 		...problems,
 		...(body === undefined ? [] : (['body-too-large', 'unsupported-media-type'] as const)),
 		...(scope === 'open' ? [] : (['too-many-requests', 'internal', 'unavailable'] as const)),
+		'uri-too-long',
+		'headers-too-large',
 	])
 	const byStatus = new Map<string, ProblemCode[]>()
 	for (const code of [...codes].sort((a, b) => PROBLEMS[a].status - PROBLEMS[b].status)) {

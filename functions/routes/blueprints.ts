@@ -95,9 +95,9 @@ const getBlueprintEndpoint = {
 	summary: 'Read a blueprint',
 	params,
 	query: z.strictObject({
-		version: identifier(
-			'A `metadata.version` or a content hash. Default: the current version.',
-		).optional(),
+		version: identifier('A `metadata.version` or a content hash. Default: the current version.')
+			.openapi({ example: '1.0.0' })
+			.optional(),
 	}),
 	answers: {
 		200: {

@@ -2,7 +2,7 @@
 import { jsonTextResponse } from '../answer.js'
 import type { AddEndpoint, App, EndpointDefinition } from '../endpoint.js'
 import { renderDocsPage } from '../docs-page.js'
-import { createDocument } from '../openapi.js'
+import { API_VERSION, createDocument } from '../openapi.js'
 
 const openApiEndpoint = {
 	method: 'get',
@@ -11,7 +11,17 @@ const openApiEndpoint = {
 	tag: 'Operations',
 	scope: 'open',
 	summary: 'This document',
-	answers: { 200: { description: 'OpenAPI 3.1.' } },
+	answers: {
+		200: {
+			description: 'OpenAPI 3.1.',
+			example: {
+				openapi: '3.1.0',
+				info: { title: 'flowcraft-outbox', version: API_VERSION },
+				paths: {},
+			},
+		},
+	},
+	problems: ['too-many-requests', 'unavailable'],
 } as const satisfies EndpointDefinition
 
 const docsEndpoint = {
@@ -21,7 +31,14 @@ const docsEndpoint = {
 	tag: 'Operations',
 	scope: 'open',
 	summary: 'This document as a page',
-	answers: { 200: { description: 'HTML that needs nothing else.', mediaType: 'text/html' } },
+	answers: {
+		200: {
+			description: 'HTML that needs nothing else.',
+			mediaType: 'text/html',
+			example: '<!doctype html>\n<title>flowcraft-outbox API</title>',
+		},
+	},
+	problems: ['too-many-requests', 'unavailable'],
 } as const satisfies EndpointDefinition
 
 export function addDocumentationRoutes(add: AddEndpoint, app: App, publicUrl?: string): void {

@@ -35,8 +35,17 @@ export const pageFields = (defaultLimit: number, maxLimit: number) => ({
 		.transform(Number)
 		.refine((limit) => limit >= 1 && limit <= maxLimit, `must be from 1 to ${maxLimit}`)
 		.optional()
-		.openapi({ type: 'integer', minimum: 1, maximum: maxLimit, default: defaultLimit }),
-	cursor: z.string().optional().openapi({ description: '`nextCursor` of the page before.' }),
+		.openapi({
+			type: 'integer',
+			minimum: 1,
+			maximum: maxLimit,
+			default: defaultLimit,
+			example: defaultLimit,
+		}),
+	cursor: z.string().optional().openapi({
+		description: '`nextCursor` of the page before.',
+		example: 'WyIyMDI2LTAzLTAxIDEyOjAwOjAwKzAwIiwiMDE5MmQzYzQiXQ',
+	}),
 })
 
 export const generationSchema = z.string().openapi({

@@ -1,8 +1,8 @@
 /** `/healthz` and `/readyz`, for load balancers and supervisors. */
 import { z } from '@hono/zod-openapi'
 import { withDeadline } from '../../src/db/errors.js'
-import { query } from '../../src/db/query.js'
 import { jsonResponse } from '../answer.js'
+import { isMigrated } from '../database.js'
 import type { AddEndpoint, EndpointDefinition } from '../endpoint.js'
 import { HttpProblem } from '../problem.js'
 
@@ -40,22 +40,14 @@ const readyEndpoint = {
 			example: { status: 'ready' },
 		},
 	},
-	problems: ['unavailable'],
+	problems: ['internal', 'unavailable'],
 } as const satisfies EndpointDefinition
 
 export function addHealthRoutes(add: AddEndpoint): void {
 	add(healthEndpoint, () => jsonResponse({ status: 'ok' }))
 
 	add(readyEndpoint, async ({ db }) => {
-		const [row] = await withDeadline(
-			'Postgres',
-			READY_DEADLINE_MS,
-			query<{ migrated: boolean }>(
-				db,
-				`select to_regclass('flowcraft_statuses') is not null as migrated`,
-			),
-		)
-		if (row?.migrated !== true)
+		if (!(await withDeadline('Postgres', READY_DEADLINE_MS, isMigrated(db))))
 			throw new HttpProblem(
 				'unavailable',
 				'The database has not been migrated: run npm run db:migrate.',

@@ -22,7 +22,10 @@ const receiveWebhookEndpoint = {
 		'that comes before the wait is kept for it. Credentials, cookies and hop-by-hop headers are not handed on. A ' +
 		'request that is refused with 400, 413 or 415 does not use the webhook up.',
 	params: z.object({
-		token: z.string().openapi({ description: 'From the URL that a webhook node gave out.' }),
+		token: z.string().openapi({
+			description: 'From the URL that a webhook node gave out.',
+			example: 'Tm90LWEtcmVhbC10b2tlbi1idXQtYXMtbG9uZy1hcy0',
+		}),
 	}),
 	rawBody: { description: 'Any text in UTF-8.', example: { paid: true } },
 	answers: {

@@ -98,6 +98,8 @@ export interface NodeRun {
 	readonly deadLetter?: string
 	readonly waitReason?: string
 	readonly childRunId?: string
+	/** Since when no worker that took it had its implementation. */
+	readonly unrunnableSince?: string
 	/** Those that were followed by another one, oldest first. */
 	readonly attempts: readonly {
 		readonly attempt: number

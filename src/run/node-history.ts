@@ -52,6 +52,8 @@ export interface NodeRun {
 	/** What a waiting node waits for: `timer`, `external_event`, or what it gave. */
 	readonly waitReason?: string
 	readonly childRunId?: string
+	/** Of a node that is ready: since when workers have taken it and found that they lack its implementation. */
+	readonly unrunnableSince?: string
 	/** Superseded ones, oldest first; the latest is the node itself. */
 	readonly attempts: readonly SupersededAttempt[]
 	/** JSON text as the serializer wrote it, if asked for and there is one. */
@@ -94,6 +96,7 @@ export async function listNodes(
 			${isoColumn('n.created_at')} as "createdAt", ${isoColumn('n.finished_at')} as "finishedAt", ${isoColumn('n.due_at')} as "dueAt",
 			case when ${WAS_CLAIMED} then n.worker_id::text end as "workerId",
 			case when ${WAS_CLAIMED} then ${isoColumn('n.claimed_at')} end as "claimedAt",
+			case when n.state = 'ready' then ${isoColumn('n.unrunnable_since')} end as "unrunnableSince",
 			${input.withOutput === true ? 'n.output' : 'null'} as output,
 			(select json_agg(json_build_object('attempt', a.attempt, 'outcome', a.outcome, 'error', a.error, 'workerId', a.worker_id,
 					'claimedAt', ${isoColumn('a.claimed_at')}, 'recordedAt', ${isoColumn('a.recorded_at')}) order by a.recorded_at, a.id)
@@ -151,6 +154,7 @@ function nodeRun(row: Row): NodeRun {
 			'deadLetter',
 			'waitReason',
 			'childRunId',
+			'unrunnableSince',
 		),
 		...errorOf(row['error']),
 		attempts: attempts.map((attempt) => ({

@@ -13,6 +13,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { claimNodes } from '../../src/claim/claim.js'
 import type { RunStep } from '../../src/claim/steps.js'
 import { cancelRun } from '../../src/run/cancel.js'
+import { listNodes } from '../../src/run/node-history.js'
 import { readRun } from '../../src/run/read.js'
 import { resumeRun } from '../../src/run/resume.js'
 import type { WorkflowsModule } from '../../worker/execution/workflows.js'
@@ -709,8 +710,14 @@ describe('a worker', () => {
 			)
 			return row?.since !== null
 		})
+		const sinceOf = async (): Promise<string | undefined> =>
+			(await listNodes(engine.database.sql, runId)).nodes[0]?.unrunnableSince
+		// A worker that has it in hand finds it out again within milliseconds.
+		const since = await waitFor('the history to tell', sinceOf)
+		expect(Math.abs(Date.parse(since) - Date.now())).toBeLessThan(60_000)
 		await engine.addWorker({ registry: { rare: async () => ({ output: 'found' }) } })
 		expect((await engine.end(runId)).context['n']).toBe('found')
+		expect(await sinceOf()).toBeUndefined()
 	})
 
 	test('does not run a node that has killed too many workers: it is a dead letter, and its fallback runs', async () => {

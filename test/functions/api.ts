@@ -4,6 +4,7 @@ import type { App } from '../../functions/endpoint.js'
 import { createDatabase, type Database } from '../../src/db/client.js'
 import { query } from '../../src/db/query.js'
 import { freshDatabase } from '../support/services/index.js'
+import { expectDeclared } from './declared.js'
 
 export interface Answer {
 	readonly status: number
@@ -79,7 +80,7 @@ export async function startApi(options: Partial<AppOptions> = {}): Promise<TestA
 	}
 }
 
-/** Sends one request to an app. */
+/** Sends one request to an app, which has to answer as its document says. */
 export async function ask(
 	app: Pick<App, 'request'>,
 	method: string,
@@ -92,12 +93,14 @@ export async function ask(
 		...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
 	})
 	const text = await response.text()
-	return {
+	const answer = {
 		status: response.status,
 		headers: response.headers,
 		text,
 		body: /json/.test(response.headers.get('content-type') ?? '') ? JSON.parse(text) : undefined,
 	}
+	expectDeclared(method, path, answer)
+	return answer
 }
 
 /** What the faults of a problem are about: `body /input/x`. */

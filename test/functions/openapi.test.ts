@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createApp } from '../../functions/app.js'
 import { PROBLEMS } from '../../functions/problem.js'
 import { ask, startApi, type TestApi } from './api.js'
+import { expectDeclared, faultsBy, type Operation, OPERATIONS } from './declared.js'
 
 let api: TestApi
 let document: any
@@ -12,12 +13,12 @@ beforeAll(async () => {
 })
 afterAll(() => api.stop())
 
-interface Operation {
+interface Entry {
 	path: string
 	method: string
 	operation: any
 }
-const operations = (): Operation[] =>
+const operations = (): Entry[] =>
 	Object.entries<any>(document.paths).flatMap(([path, methods]) =>
 		Object.entries<any>(methods).map(([method, operation]) => ({ path, method, operation })),
 	)
@@ -89,13 +90,26 @@ test('every error of an operation is listed, with an example', () => {
 		'404',
 		'409',
 		'413',
+		'414',
 		'415',
 		'429',
+		'431',
 		'500',
 		'503',
 	])
-	expect(statusesOf('getRun')).toEqual(['200', '400', '401', '403', '404', '429', '500', '503'])
-	expect(statusesOf('listBlueprints')).toEqual(['200', '401', '403', '429', '500', '503'])
+	expect(statusesOf('getRun')).toEqual([
+		'200',
+		'400',
+		'401',
+		'403',
+		'404',
+		'414',
+		'429',
+		'431',
+		'500',
+		'503',
+	])
+	expect(statusesOf('listBlueprints')).toEqual(['200', '401', '403', '414', '429', '431', '500', '503'])
 	expect(statusesOf('putBlueprint')).toEqual([
 		'200',
 		'201',
@@ -104,12 +118,14 @@ test('every error of an operation is listed, with an example', () => {
 		'403',
 		'409',
 		'413',
+		'414',
 		'415',
 		'429',
+		'431',
 		'500',
 		'503',
 	])
-	expect(statusesOf('getReadiness')).toEqual(['200', '503'])
+	expect(statusesOf('getReadiness')).toEqual(['200', '414', '431', '500', '503'])
 	for (const { operation } of operations()) {
 		for (const [status, response] of Object.entries<any>(operation.responses)) {
 			if (Number(status) < 400) continue
@@ -117,6 +133,52 @@ test('every error of an operation is listed, with an example', () => {
 				expect(example.value.status).toBe(Number(status))
 		}
 	}
+})
+
+describe.each(OPERATIONS)('$operation.operationId', ({ operation }) => {
+	const media = (described: Operation['requestBody']): [string, unknown, object][] =>
+		Object.entries(described?.content ?? {}).flatMap(([type, { schema, example, examples = {} }]) =>
+			[example, ...Object.values(examples).map(({ value }) => value)]
+				.filter((value) => value !== undefined)
+				.map((value): [string, unknown, object] => [type, value, schema]),
+		)
+
+	test('has an example of each parameter, body and answer, and each is what its schema says', () => {
+		for (const { name, schema } of operation.parameters ?? []) {
+			const { example } = schema as { readonly example?: unknown }
+			expect([name, example]).not.toEqual([name, undefined])
+			expect([name, faultsBy(schema, example)]).toEqual([name, undefined])
+		}
+		for (const [where, described] of Object.entries({
+			body: operation.requestBody,
+			...operation.responses,
+		})) {
+			const examples = media(described)
+			const types = [...new Set(examples.map(([type]) => type))]
+			expect([where, types]).toEqual([where, Object.keys(described?.content ?? {})])
+			for (const [type, value, schema] of examples)
+				expect([where, type, faultsBy(schema, value)]).toEqual([where, type, undefined])
+		}
+	})
+
+	test('declares its errors as problems, and those that every request can end with', () => {
+		const statuses = Object.keys(operation.responses)
+		expect(statuses).toEqual(expect.arrayContaining(['414', '431']))
+		if (!['getHealth', 'getReadiness'].includes(operation.operationId))
+			expect(statuses).toEqual(expect.arrayContaining(['429', '503']))
+		for (const [status, { content }] of Object.entries(operation.responses))
+			if (Number(status) >= 400)
+				expect(Object.keys(content ?? {})).toEqual(['application/problem+json'])
+	})
+})
+
+test('an answer that is not declared would be noticed', () => {
+	const headers = new Headers({ 'content-type': 'application/json' })
+	const expectation = (status: number, body: unknown) => () =>
+		expectDeclared('GET', '/runs/x?wait=1s', { status, headers, body })
+	expect(expectation(418, {})).toThrow('GET /runs/{id} answered 418, which openapi.json does not declare')
+	expect(expectation(200, { runId: 7 })).toThrow('is not what openapi.json declares')
+	expect(expectation(404, {})).toThrow('with application/json, which')
 })
 
 test('examples of requests are accepted as they stand', async () => {
@@ -180,6 +242,27 @@ describe('/docs', () => {
 		for (const name of Object.keys(document.components.schemas))
 			expect(page).toContain(`id="schema-${name}"`)
 		for (const code of Object.keys(PROBLEMS)) expect(page).toContain(`id="${code}"`)
+	})
+
+	test('shows of each operation what it takes, what it answers and how it can fail', () => {
+		for (const { path, method, operation } of operations()) {
+			const [, article = ''] =
+				new RegExp(`<article id="${operation.operationId}">(.*?)</article>`, 's').exec(page) ?? []
+			for (const { name } of operation.parameters ?? [])
+				expect(article).toContain(`<code>${name}</code>`)
+			expect(article).toContain(`curl${operation.operationId === 'streamRun' ? ' -N' : ''}`)
+			if (method !== 'get') expect(article).toContain(`-X ${method.toUpperCase()}`)
+			expect(article).not.toMatch(/undefined|\$URL[^&]*\{/)
+			expect(article).toContain(path)
+			for (const [status, { content = {} }] of Object.entries<any>(operation.responses)) {
+				const problems = Object.keys(content['application/problem+json']?.examples ?? {})
+				for (const code of problems)
+					expect(article).toContain(`<a href="#${code}">${status} ${code}</a>`)
+				if (problems.length === 0) expect(article).toContain(`<strong>${status}</strong>`)
+			}
+		}
+		// As it is sent, not as a text in quotes.
+		expect(page).toContain('<pre>id: 1\ndata: {&quot;type&quot;:&quot;workflow:start&quot;')
 	})
 
 	test('links lead to places that are there, and to nothing outside', () => {

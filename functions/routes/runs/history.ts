@@ -37,6 +37,10 @@ const nodeSchema = z
 			description: 'What it waits for: `timer`, `external_event`, or what the node gave.',
 		}),
 		childRunId: z.string().optional(),
+		unrunnableSince: moment.optional().openapi({
+			description:
+				'Of a node that is ready: since when no worker that took it had its implementation. It becomes a dead letter after an hour, unless the workers are configured otherwise.',
+		}),
 		attempts: z
 			.array(
 				z.object({
@@ -68,7 +72,7 @@ const listNodesEndpoint = {
 		include: z
 			.literal('output', 'must be output')
 			.optional()
-			.openapi({ description: 'Also the nodes’ outputs.' }),
+			.openapi({ description: 'Also the nodes’ outputs.', example: 'output' }),
 	}),
 	answers: {
 		200: {

@@ -9,7 +9,7 @@ import { waitForRun } from '../../../src/run/wait.js'
 import { jsonResponse, jsonTextResponse } from '../../answer.js'
 import type { AddEndpoint, Call, EndpointDefinition } from '../../endpoint.js'
 import { duration, identifier, pageFields } from '../fields.js'
-import { exampleSummary, runParams, runSchema, summarySchema } from './schemas.js'
+import { exampleSummary, RUN_ID, runParams, runSchema, summarySchema } from './schemas.js'
 
 /** The longest that a request waits for a run's end. */
 const MAX_WAIT_MS = 60_000
@@ -68,9 +68,11 @@ const listRunsEndpoint = {
 				description: 'Only runs in one of these: repeated, or separated by commas.',
 				example: ['running', 'awaiting'],
 			}),
-		blueprint: identifier('Only runs of this blueprint.').optional(),
-		tag: identifier('Only runs with this tag.').optional(),
-		parent: identifier('Only children of this run.').optional(),
+		blueprint: identifier('Only runs of this blueprint.')
+			.openapi({ example: 'content-moderation' })
+			.optional(),
+		tag: identifier('Only runs with this tag.').openapi({ example: 'demo' }).optional(),
+		parent: identifier('Only children of this run.').openapi({ example: RUN_ID }).optional(),
 		...pageFields(50, 200),
 	}),
 	answers: {
