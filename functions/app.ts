@@ -21,7 +21,7 @@ import {
 } from './database.js'
 import { type App, type AppEnv, createEndpoints } from './endpoint.js'
 import type { JwtOptions } from './jwt.js'
-import { HttpProblem, problemOf, problemResponse } from './problem.js'
+import { HttpProblem, lacksSchema, problemOf, problemResponse } from './problem.js'
 import { createRateLimiter, type RateLimit } from './rate-limit.js'
 import { addBlueprintRoutes } from './routes/blueprints.js'
 import { addDeadLetterRoutes } from './routes/dead-letters.js'
@@ -122,7 +122,15 @@ export function createApp(options: AppOptions): App {
 		const { method } = c.req
 		const path = loggable(c.req.path)
 		const problem = problemOf(error, method === 'GET' ? 'query' : 'body')
-		if (problem.code === 'unavailable') {
+		if (lacksSchema(problem.cause)) {
+			// In one line: its operator can mend it, and each request says it again.
+			const missing = problem.cause instanceof Error ? problem.cause.message : undefined
+			logger.error('The database lacks what this program needs: run npm run db:migrate', {
+				method,
+				path,
+				missing,
+			})
+		} else if (problem.code === 'unavailable') {
 			logger.warn('A request could not be served', { method, path, error: problem.cause ?? problem })
 		} else if (problem.code === 'internal' && !c.req.raw.signal.aborted) {
 			const instance = `urn:uuid:${crypto.randomUUID()}`

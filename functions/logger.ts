@@ -19,22 +19,25 @@ export const LOG_LEVELS = Object.keys(LEVELS) as LogLevel[]
  * @param name which process it is
  * @param write gets each line, without its end
  * @param redactor sees every line before that
+ * @param fields stand in every line
  */
 export function createJsonLogger(
 	name: string,
 	level: LogLevel,
 	write: (line: string) => void,
 	redactor: Redactor = createRedactor(),
+	fields: Readonly<Record<string, unknown>> = {},
 ): Logger {
 	const at =
 		(of: 'debug' | 'info' | 'warn' | 'error'): Logger['info'] =>
-		(message, fields) => {
+		(message, more) => {
 			if (LEVELS[of] < LEVELS[level]) return
-			const shown = redactor.value(fields ?? {}) as object
+			const shown = redactor.value(more ?? {}) as object
 			write(
 				JSON.stringify({
 					level: LEVELS[of],
 					time: Date.now(),
+					...fields,
 					name,
 					...shown,
 					msg: redactor.text(message),

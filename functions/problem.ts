@@ -150,7 +150,7 @@ export function problemOf(error: unknown, where: LocatedFault['in']): HttpProble
 		case 'refused':
 			return new HttpProblem('invalid-input', 'Postgres cannot hold a value of this request.', options)
 		case 'defect':
-			return isNotReady(error)
+			return lacksSchema(error) || isShutOut(error)
 				? new HttpProblem(
 						'unavailable',
 						'The database is not set up for this service yet. Its operator has to migrate it.',
@@ -164,10 +164,14 @@ export function problemOf(error: unknown, where: LocatedFault['in']): HttpProble
 	}
 }
 
-/** No such table, function or database, or no way in: nothing is wrong with the request, and an operator can mend it. */
-function isNotReady(error: unknown): boolean {
-	return error instanceof Error && 'code' in error && /^(42P01|42883|3D000|28...)$/.test(String(error.code))
-}
+/** No such table, column or function: the database was never migrated, or is older than this program. */
+export const lacksSchema = (error: unknown): boolean => hasCode(error, /^(42P01|42703|42883)$/)
+
+/** No such database, or no way in. */
+const isShutOut = (error: unknown): boolean => hasCode(error, /^(3D000|28...)$/)
+
+const hasCode = (error: unknown, codes: RegExp): boolean =>
+	error instanceof Error && 'code' in error && codes.test(String(error.code))
 
 export function problemResponse(problem: HttpProblem, instance?: string): Response {
 	const { status, title } = PROBLEMS[problem.code]

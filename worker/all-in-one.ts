@@ -20,6 +20,7 @@ import { createInProcessDoorbell } from './doorbell/in-process.js'
 import { createRedisDoorbell } from './doorbell/redis.js'
 import { createEventsFile } from './embedded/events-file.js'
 import { EmbeddedPostgresError, startEmbeddedPostgres } from './embedded/postgres.js'
+import { blueprintIds } from './execution/workflows.js'
 import { createLogger } from './logger.js'
 import { type RunningProcess, runProcess, StartError } from './process.js'
 import { serveObservability } from './observability.js'
@@ -33,6 +34,7 @@ import {
 	type Services,
 	webhookOptions,
 } from './settings.js'
+import { welcome } from './welcome.js'
 import { workerMetrics } from './worker/metrics.js'
 import { createWorker } from './worker/worker.js'
 
@@ -167,33 +169,19 @@ async function start(): Promise<RunningProcess> {
 			port: server.port,
 		})
 		stops.push(() => functions.stop())
-		console.log(welcome(functions.url, services, settings))
+		console.log(
+			welcome({
+				url: functions.url,
+				dataDir: services.type === 'embedded' ? resolve(settings.DATA_DIR) : undefined,
+				blueprints: blueprintIds(workflows),
+				needsKey: server.apiKeys.length > 0,
+			}),
+		)
 		return { logger, stopWithinMs: settings.DRAIN_MS + 40_000, stop: stopAll }
 	} catch (error) {
 		await stopAll()
 		throw error
 	}
-}
-
-function welcome(url: string, services: Services, settings: AllInOneSettings): string {
-	const where =
-		services.type === 'embedded'
-			? `an embedded Postgres in ${resolve(settings.DATA_DIR)}`
-			: 'your Postgres, RabbitMQ and Redis'
-	const authorization =
-		(process.env['API_KEYS'] ?? '') === '' ? '' : ` -H 'authorization: Bearer <one of API_KEYS>'`
-	return `
-flowcraft-outbox runs at ${url}, on ${where}.
-
-Start a run:
-  curl -s ${url}/runs -H 'content-type: application/json'${authorization} \\
-    -d '{"blueprint":"content-moderation","input":{"userId":"user-1","userPost":"Call me on +1 212 555 0188"}}'
-
-Read its result (put the runId in):
-  curl -s '${url}/runs/RUN_ID?wait=20s'${authorization}
-
-The API: ${url}/docs   All sample posts: npm run demo   Stop: Ctrl-C
-`
 }
 
 await runProcess(HELP, start)

@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { parseArgs } from 'node:util'
 import { z } from 'zod'
-import type { Run } from '../src/client/index.js'
+import { NotFoundError, type Run } from '../src/client/index.js'
 import {
 	ENVIRONMENT_HELP,
 	EXIT_INTERRUPTED,
@@ -100,6 +100,11 @@ async function main(): Promise<number> {
 			progress.update()
 		})
 	} catch (error) {
+		if (error instanceof NotFoundError)
+			throw new Error(
+				`The server at ${url} has no content-moderation workflow: start it without WORKFLOWS.`,
+				{ cause: error },
+			)
 		if (!timeout.aborted) throw error
 		progress.say(`Not everything has ended within ${flags.timeout}.`)
 	} finally {

@@ -3,6 +3,7 @@ import { createLastingDatabase } from '../src/db/renewing-pool.js'
 import { answers } from '../src/db/query.js'
 import { noDoorbell } from '../src/ports/doorbell.js'
 import { createRabbitMqBroker } from './broker/rabbitmq.js'
+import { expectSchema } from './db/expect-schema.js'
 import { createRedisDoorbell } from './doorbell/redis.js'
 import { createLogger } from './logger.js'
 import { serveObservability } from './observability.js'
@@ -10,6 +11,7 @@ import { runProcess } from './process.js'
 import { relayMetrics } from './relay/metrics.js'
 import { createRelay } from './relay/relay.js'
 import { logRedactor, readRelaySettings } from './settings.js'
+import { startWhenReachable } from './start-when-reachable.js'
 
 const HELP = `Drains the outbox in Postgres to RabbitMQ and sweeps up after dead workers and lost messages.
 
@@ -48,6 +50,7 @@ await runProcess(HELP, async () => {
 		metrics: () => ({ ...relayMetrics(relay), broker_connected: broker.isConnected() ? 1 : 0 }),
 		isReady: async () => broker.isConnected() && (await answers(database.sql)),
 	})
+	await startWhenReachable('The relay', logger, () => expectSchema(settings.DATABASE_URL))
 	relay.start()
 	return {
 		logger,

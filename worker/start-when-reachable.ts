@@ -1,6 +1,5 @@
 import { classifyDatabaseError } from '../src/db/errors.js'
 import { withJitter } from '../src/loop.js'
-import { StartError } from './process.js'
 import type { Logger } from '../src/ports/logger.js'
 
 const MIN_PAUSE_MS = 200
@@ -8,7 +7,7 @@ const MAX_PAUSE_MS = 5_000
 
 /**
  * Starts something that needs Postgres, as often as it takes Postgres to answer: processes come up in any order.
- * @throws every other error at once, such as a schema that is not there
+ * @throws every other error at once, such as that of `expectSchema`
  */
 export async function startWhenReachable(
 	what: string,
@@ -19,12 +18,6 @@ export async function startWhenReachable(
 		try {
 			return await start()
 		} catch (error) {
-			if (isMissingSchema(error)) {
-				throw new StartError(
-					'The database has no tables of flowcraft-outbox yet: run npm run db:migrate, or call migrate(databaseUrl).',
-					{ cause: error },
-				)
-			}
 			if (classifyDatabaseError(error) !== 'unavailable') throw error
 			logger.warn('Postgres cannot be reached yet', { what, error })
 			await new Promise((resolve) =>
@@ -32,8 +25,4 @@ export async function startWhenReachable(
 			)
 		}
 	}
-}
-
-function isMissingSchema(error: unknown): boolean {
-	return error instanceof Error && 'code' in error && (error.code === '42P01' || error.code === '42883')
 }

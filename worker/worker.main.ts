@@ -1,6 +1,7 @@
 /** `npm run start:worker`: claims and executes nodes. Any number of them may run. */
 import { noDoorbell } from '../src/ports/doorbell.js'
 import { createRabbitMqBroker } from './broker/rabbitmq.js'
+import { expectSchema } from './db/expect-schema.js'
 import { createRedisDoorbell } from './doorbell/redis.js'
 import { createLogger } from './logger.js'
 import { serveObservability } from './observability.js'
@@ -51,7 +52,10 @@ await runProcess(HELP, async () => {
 		metrics: () => ({ ...workerMetrics(worker), broker_connected: broker.isConnected() ? 1 : 0 }),
 		isReady: async () => broker.isConnected() && (await worker.isReady()),
 	})
-	await startWhenReachable('The worker', logger, () => worker.start())
+	await startWhenReachable('The worker', logger, async () => {
+		await expectSchema(settings.DATABASE_URL)
+		await worker.start()
+	})
 	return {
 		logger,
 		stopWithinMs: settings.DRAIN_MS + 40_000,

@@ -3,6 +3,7 @@ import { EnvironmentError } from '../../src/environment.js'
 import { createRedactor, secretsOf } from '../../src/redaction.js'
 import { createApp } from '../app.js'
 import { readServerConfig } from '../config.js'
+import { isMigrated } from '../database.js'
 import type { App } from '../endpoint.js'
 import type { FunctionsServer } from '../serve.js'
 import { hostLogger, openPool } from './setup.js'
@@ -12,6 +13,8 @@ export interface ServerHost {
 	readonly command: string
 	/** The environment. Default: that of the process. */
 	readonly env?: Readonly<Record<string, string | undefined>>
+	/** In each line of its log, beside the process's id. */
+	readonly hostname?: string
 	/** Begins to listen. */
 	listen(options: {
 		readonly app: App
@@ -69,9 +72,10 @@ export async function runServerProcess(serverHost: ServerHost): Promise<void> {
 	}
 }
 
-async function serve({ env = process.env, listen }: ServerHost): Promise<void> {
+async function serve({ env = process.env, hostname, listen }: ServerHost): Promise<void> {
 	const config = readServerConfig(env)
-	const logger = hostLogger(config, env)
+	const { pid } = process
+	const logger = hostLogger(config, env, { pid, ...(hostname === undefined ? {} : { hostname }) })
 	const db = openPool(config)
 	const server = await listen({
 		app: createApp({ ...config, db, logger }),
@@ -79,6 +83,14 @@ async function serve({ env = process.env, listen }: ServerHost): Promise<void> {
 		port: config.port,
 	})
 	logger.info('Listening', { url: server.url })
+	isMigrated(db.sql).then(
+		(migrated) => {
+			if (!migrated)
+				logger.error('The database has no tables of flowcraft-outbox yet: run npm run db:migrate')
+		},
+		// Not there yet, or gone again: requests tell.
+		() => {},
+	)
 
 	const stop = async (signal: NodeJS.Signals): Promise<void> => {
 		logger.info('Stopping', { signal })

@@ -9,13 +9,21 @@ import { type AppConfig, readHostConfig } from '../config.js'
 import type { App } from '../endpoint.js'
 import { createJsonLogger } from '../logger.js'
 
-/** The log goes to the console, without secrets: that is where hosts collect it. */
-export const hostLogger = (config: AppConfig, env: Environment): Logger =>
+/**
+ * The log goes to the console, without secrets: that is where hosts collect it.
+ * @param fields of the process, where the host has processes
+ */
+export const hostLogger = (
+	config: AppConfig,
+	env: Environment,
+	fields?: Readonly<Record<string, unknown>>,
+): Logger =>
 	createJsonLogger(
 		'functions',
 		config.logLevel,
 		(line) => console.log(line),
 		createRedactor({ keys: config.redactKeys, secrets: secretsOf(env) }),
+		fields,
 	)
 
 /** How connections to `DATABASE_URL` are made. */

@@ -36,9 +36,22 @@ export async function resumeRun(
 		// As text: what stands in the database is what the codec wrote.
 		...(input.output === undefined ? {} : { output: codec.encode('output', input.output) }),
 	})
-	const [row] = await query<{ outcome: string; node_id: string; waiting: string; status: RunStatus }>(
+	const [row] = await query<{
+		outcome: string
+		node_id: string
+		waiting: string
+		status: RunStatus
+		children: string | null
+	}>(
 		db,
-		`select outcome, node_id, to_json(waiting)::text as waiting, status
+		`select outcome, node_id, to_json(waiting)::text as waiting, status,
+			-- A node whose child run waits does not wait itself: the refusal says what can be resumed.
+			case when outcome = 'not_waiting' then (
+				select json_agg(json_build_object('nodeId', n.node_id, 'childRunId', n.child_run_id) order by n.node_id)::text
+				from flowcraft_nodes n join flowcraft_statuses s on s.run_id = n.child_run_id
+				where n.run_id = $1::text and n.state = 'child' and s.status = 'awaiting'
+					and n.node_id = coalesce($2::text, n.node_id)
+			) end as children
 		from flowcraft_resume_node($1::text, $2::text, $3::text)`,
 		[runId, input.nodeId ?? null, resume],
 	)
@@ -47,6 +60,12 @@ export async function resumeRun(
 	const waiting = (JSON.parse(row.waiting) as string[]).map((id) => `'${id}'`).join(', ')
 	if (row.outcome === 'ambiguous')
 		throw new ConflictError(`Several nodes of run '${runId}' wait: name one of ${waiting} as nodeId.`)
+	if (row.children !== null) {
+		const children = (JSON.parse(row.children) as { nodeId: string; childRunId: string }[]).map(
+			({ nodeId, childRunId }) => `Node '${nodeId}' waits for its child run '${childRunId}'`,
+		)
+		throw new ConflictError(`${children.join('; ')}: resume what waits there, with that run's id.`)
+	}
 	const subject = input.nodeId === undefined ? 'Nothing waits' : `Node '${input.nodeId}' does not wait`
 	throw new ConflictError(
 		`${subject} in run '${runId}', which is ${row.status}.${waiting === '' ? '' : ` These nodes wait: ${waiting}.`}`,

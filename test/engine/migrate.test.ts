@@ -1,7 +1,9 @@
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { createDatabase } from '../../src/db/client.js'
 import { query } from '../../src/db/query.js'
+import { expectSchema } from '../../worker/db/expect-schema.js'
 import { migrate } from '../../worker/db/migrate.js'
+import { spawnProcess } from '../support/process.js'
 import { freshDatabase } from '../support/services/index.js'
 
 test('of many processes that migrate at once one does, and all of them find the schema', async () => {
@@ -23,4 +25,76 @@ test('of many processes that migrate at once one does, and all of them find the 
 		await database.close()
 		await fresh.drop()
 	}
+})
+
+/** Applies a statement to a database of its own and tells what becomes of it. */
+async function withDatabase<T>(
+	options: { readonly migrated: boolean; readonly change?: string },
+	use: (url: string) => Promise<T>,
+): Promise<T> {
+	const fresh = await freshDatabase(options)
+	try {
+		if (options.change !== undefined) {
+			const database = createDatabase(fresh.url, { max: 1 })
+			await database.sql.unsafe(options.change)
+			await database.close()
+		}
+		return await use(fresh.url)
+	} finally {
+		await fresh.drop()
+	}
+}
+
+const OLDER = 'update drizzle.flowcraft_migrations set created_at = created_at - 1'
+
+describe.each([
+	['was never migrated', { migrated: false }, 'has no tables of flowcraft-outbox yet'],
+	['is older than the program', { migrated: true, change: OLDER }, 'are older than this program'],
+])('on a database that %s', (_how, options, says) => {
+	test.each(['worker/relay.main.ts', 'worker/worker.main.ts'])(
+		'%s says in one line what to do, and ends',
+		async (entry) => {
+			await withDatabase(options, async (url) => {
+				const env = { DATABASE_URL: url, RABBITMQ_URL: 'amqp://127.0.0.1:1', LOG_LEVEL: 'error' }
+				const started = await spawnProcess({ entry, env })
+				expect(await started.exited).toEqual({ code: 1, signal: null })
+				const said = started.lines.filter((line) => line !== '')
+				expect(said).toEqual([expect.stringContaining(says)])
+				expect(said[0]).toContain('npm run db:migrate')
+			})
+		},
+	)
+})
+
+test('a newer schema is in order: it comes before the programs; so is one that was installed by other means', async () => {
+	const newer = `insert into drizzle.flowcraft_migrations (hash, created_at) values ('next', 9e15)`
+	await expect(withDatabase({ migrated: true, change: newer }, expectSchema)).resolves.toBeUndefined()
+	const installed = withDatabase({ migrated: true, change: 'drop schema drizzle cascade' }, expectSchema)
+	await expect(installed).resolves.toBeUndefined()
+})
+
+test('functions on a database that was never migrated say so when they start, and with each request', async () => {
+	await withDatabase({ migrated: false }, async (url) => {
+		const server = await spawnProcess({
+			entry: 'functions/node.ts',
+			env: { DATABASE_URL: url, PORT: '0', LOG_LEVEL: 'error' },
+			readyLine: 'has no tables of flowcraft-outbox yet: run npm run db:migrate',
+		})
+		await server.stop()
+	})
+	await withDatabase({ migrated: true, change: 'drop table flowcraft_statuses cascade' }, async (url) => {
+		const server = await spawnProcess({
+			entry: 'functions/node.ts',
+			env: { DATABASE_URL: url, PORT: '0' },
+			readyLine: '"Listening"',
+		})
+		const { url: at } = JSON.parse(server.lines.find((line) => line.includes('"Listening"')) ?? '') as {
+			url: string
+		}
+		expect((await fetch(`${at}/runs`)).status).toBe(503)
+		const line = await server.waitForLine('lacks what this program needs: run npm run db:migrate')
+		expect(JSON.parse(line)).toMatchObject({ level: 50, path: '/runs', missing: expect.any(String) })
+		expect(line).not.toContain('stack')
+		await server.stop()
+	})
 })

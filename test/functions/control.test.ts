@@ -105,6 +105,26 @@ test('a child is retried through its parent, which the refusal names', async () 
 	])
 })
 
+test('a parent whose child waits cannot be resumed, and the refusal says what can', async () => {
+	const parent = await start('parent')
+	const child = crypto.randomUUID()
+	await finish(parent, 'sub', { outcome: 'child', childRunId: child, childBlueprint: 'idle' })
+	const running = await api.post(`/runs/${parent}/resume`, { nodeId: 'sub' })
+	expect([running.status, running.body.detail]).toEqual([
+		409,
+		`Node 'sub' does not wait in run '${parent}', which is running.`,
+	])
+	await finish(child, 'only', { outcome: 'waiting', wait: '{"reason":"external_event"}' })
+	for (const body of [{}, { nodeId: 'sub' }]) {
+		const refused = await api.post(`/runs/${parent}/resume`, body)
+		expect([refused.status, refused.body.detail]).toEqual([
+			409,
+			`Node 'sub' waits for its child run '${child}': resume what waits there, with that run's id.`,
+		])
+	}
+	expect((await api.post(`/runs/${child}/resume`)).status).toBe(200)
+})
+
 test('the nodes of a run come in pages, with their outputs if one asks for them', async () => {
 	const runId = await start()
 	// A key that parsing and writing again would lose or reorder.

@@ -1,5 +1,6 @@
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { hostname } from 'node:os'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type RunningProcess, spawnProcess } from '../support/process.js'
@@ -45,6 +46,9 @@ async function startedRun(url: string): Promise<string> {
 test('serves the API on loopback, and stops in order on SIGTERM', async () => {
 	const { url, server } = await startServer()
 	expect(url).toMatch(/^http:\/\/127\.0\.0\.1:\d+$/)
+	// As the lines of relays and workers have it.
+	const listening = JSON.parse(server.lines.find((line) => line.includes('"Listening"')) ?? '') as object
+	expect(listening).toMatchObject({ pid: server.pid, hostname: hostname(), name: 'functions' })
 	expect((await send(url, '/readyz')).status).toBe(200)
 	const runId = await startedRun(url)
 	expect((await send(url, `/runs/${runId}`)).status).toBe(200)

@@ -237,12 +237,14 @@ describe('the types', () => {
 			}
 			await writeFile(join(consumer, 'consumer.ts'), CONSUMER)
 			const readme = await readFile(join(PROJECT_ROOT, 'README.md'), 'utf8')
-			const [, example = ''] = /^### The client$.*?^```ts\n(.*?)^```$/ms.exec(readme) ?? []
-			expect(example).toContain('flowcraft-outbox/client')
-			await writeFile(join(consumer, 'readme.ts'), example)
+			// Those that stand there as whole files.
+			const examples = [...readme.matchAll(/^```ts\n\/\/ my-workflows\/(\S+\.ts)\n(.*?)^```$/gms)]
+			const names = examples.map(([, name = '']) => name)
+			expect(names).toEqual(['index.ts', 'album.ts', 'shop.ts', 'shop-client.ts'])
+			for (const [, name = '', source = ''] of examples) await writeFile(join(consumer, name), source)
 			await writeFile(
 				join(consumer, 'tsconfig.json'),
-				JSON.stringify({ compilerOptions, files: ['consumer.ts', 'readme.ts'] }),
+				JSON.stringify({ compilerOptions, files: ['consumer.ts', ...names] }),
 			)
 			const tsc = join(PROJECT_ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
 			const output = await command(

@@ -27,6 +27,7 @@ import { createInProcessDoorbell } from '../doorbell/in-process.js'
 import { createWebhookUrls } from '../execution/webhook.js'
 import type { WorkflowsModule } from '../execution/workflows.js'
 import { createRelay, type Relay } from '../relay/relay.js'
+import { expectSchema } from '../db/expect-schema.js'
 import { startWhenReachable } from '../start-when-reachable.js'
 import { sleep } from '../worker/commits.js'
 import { createWorker, type Worker } from '../worker/worker.js'
@@ -256,7 +257,9 @@ export class RabbitMqAdapter extends BaseDistributedAdapter {
 	async #startEngine(engine: Engine): Promise<void> {
 		try {
 			await startWhenReachable('The adapter', this.logger, async () => {
-				if (!engine.isStopWanted) await engine.worker.start()
+				if (engine.isStopWanted) return
+				await expectSchema(this.#options.databaseUrl)
+				await engine.worker.start()
 			})
 		} catch (error) {
 			await this.#closeParts(engine)

@@ -156,7 +156,7 @@ class Server {
 		this.#log.info('embedded Postgres is ready', {
 			port: this.#port,
 			dataDir: this.#home,
-			pid: this.#child?.pid,
+			postgresPid: this.#child?.pid,
 		})
 	}
 
@@ -249,7 +249,10 @@ class Server {
 		const session = await this.#tryToOwn(port)
 		if (session === 'not answering') return false
 		if (session === 'taken') throw this.#inUse()
-		this.#log.warn('stopping the embedded Postgres that an earlier process left behind', { pid, port })
+		this.#log.warn('stopping the embedded Postgres that an earlier process left behind', {
+			postgresPid: pid,
+			port,
+		})
 		await shutDown(pid)
 		await session.end({ timeout: 0 })
 		return true

@@ -112,6 +112,12 @@ export function createWorkflows(module: WorkflowsModule, logger: Logger): Workfl
 	return { blueprints, registry, derivedUses, runtime, codec: createValueCodec(serializer) }
 }
 
+/** The ids of a module's blueprints. */
+export const blueprintIds = (module: WorkflowsModule): string[] =>
+	Object.entries(module.blueprints ?? {}).map(
+		([name, source]) => (isFlow(source) ? source.toBlueprint() : source).id ?? name,
+	)
+
 function isFlow(source: WorkflowBlueprint | AnyFlow): source is AnyFlow {
 	return 'toBlueprint' in source && typeof source.toBlueprint === 'function'
 }
