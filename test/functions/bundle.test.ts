@@ -5,8 +5,8 @@ import { freshFolder } from '../support/cleanup.js'
 
 /** What each bundle leaves to its host. Beside these, `postgres` imports Node's modules, which all hosts have. */
 const MAY_IMPORT: Partial<Record<HostName, RegExp>> = {
-	// Its server is Node's.
-	node: /^node_modules\/(postgres|@hono\/node-server)\//,
+	// Its server is Node's, and its entry tells the host's name.
+	node: /^(functions\/node\.ts$|node_modules\/(postgres|@hono\/node-server)\/)/,
 }
 
 /** Built-ins that `postgres` imports under the condition `workerd`; Cloudflare provides them all. */
