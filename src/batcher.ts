@@ -8,7 +8,10 @@ export interface BatcherOptions<T, R> {
 	readonly run: (items: readonly T[]) => Promise<readonly R[]>
 	/** Items per batch at most. */
 	readonly maxSize: number
-	/** Batches under way at once. Default 1. */
+	/**
+	 * Batches under way at once. Default 1. Beside others one begins when it is full, or when the last one has taken so long
+	 * that it may be stuck: larger batches cost less than overlapping ones gain.
+	 */
 	readonly concurrency?: number
 	/**
 	 * When a batch begins whose first call found none under way: what comes until then shares it. Default `queueMicrotask`;
@@ -29,6 +32,9 @@ interface Call<T, R> {
 	readonly reject: (error: unknown) => void
 }
 
+/** Nobody waits longer than that for a batch that may be stuck, in ms. */
+const PATIENCE_MS = 25
+
 export function createBatcher<T, R>({
 	run,
 	maxSize,
@@ -38,14 +44,17 @@ export function createBatcher<T, R>({
 	const queue: Call<T, R>[] = []
 	let underWay = 0
 	let scheduled = false
+	let patience: ReturnType<typeof setTimeout> | undefined
 	let onIdle: (() => void)[] = []
 
 	const flush = async (): Promise<void> => {
 		scheduled = false
+		clearTimeout(patience)
+		patience = undefined
 		if (queue.length === 0 || underWay >= concurrency) return
 		const calls = queue.splice(0, maxSize)
 		underWay += 1
-		if (queue.length > 0) schedule()
+		schedule()
 		try {
 			const answers = await run(calls.map(({ item }) => item))
 			calls.forEach(({ resolve }, position) => resolve(answers[position] as R))
@@ -53,7 +62,7 @@ export function createBatcher<T, R>({
 			for (const { reject } of calls) reject(error)
 		} finally {
 			underWay -= 1
-			if (queue.length > 0) schedule()
+			if (queue.length > 0) flushSoon()
 			else if (underWay === 0) {
 				for (const resolve of onIdle) resolve()
 				onIdle = []
@@ -61,10 +70,16 @@ export function createBatcher<T, R>({
 		}
 	}
 
-	const schedule = (): void => {
-		if (scheduled || underWay >= concurrency) return
+	const flushSoon = (): void => {
+		if (scheduled) return
 		scheduled = true
 		soon(() => void flush())
+	}
+
+	const schedule = (): void => {
+		if (queue.length === 0 || underWay >= concurrency) return
+		if (underWay === 0 || queue.length >= maxSize) flushSoon()
+		else patience ??= setTimeout(() => void flush(), PATIENCE_MS)
 	}
 
 	return {

@@ -17,7 +17,7 @@ import type { Logger } from '../../src/ports/logger.js'
 import { createBatcher } from '../../src/batcher.js'
 
 /** Nodes per commit at most: past this, larger batches gain nothing. */
-const MAX_BATCH = 50
+const MAX_BATCH = 100
 /** A commit that takes longer is asked again; in ms. */
 const COMMIT_DEADLINE_MS = 30_000
 const MIN_RETRY_MS = 50

@@ -119,7 +119,7 @@ export interface Worker {
 }
 
 /** Jobs per claim at most. */
-const MAX_CLAIM_BATCH = 50
+const MAX_CLAIM_BATCH = 100
 const CLAIM_DEADLINE_MS = 15_000
 /** How often a worker asks which of its runs were cancelled, beside the doorbell; in ms. */
 const CANCEL_POLL_MS = 1_000
