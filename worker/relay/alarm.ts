@@ -27,8 +27,6 @@ export interface AlarmOptions {
 	readonly logger: Logger
 }
 
-/** The lock that `flowcraft_ring` asks for. */
-const LOCK = '7305512216841093236'
 /** Both are matters of milliseconds; after this the relay goes on without. */
 const DEADLINE_MS = 2_000
 /** After a failure it is left alone for so long, in ms. */
@@ -74,9 +72,9 @@ export function createAlarm({ databaseUrl, onWake, logger }: AlarmOptions): Alar
 	return {
 		arm: () =>
 			run(async (sql) => {
-				const [row] = await sql.unsafe<{ locked: boolean }[]>(
-					`select pg_try_advisory_lock(${LOCK}) as locked`,
-				)
+				// The lock that `flowcraft_ring` asks for.
+				const text = 'select pg_try_advisory_lock(7305512216841093236) as locked'
+				const [row] = await sql.unsafe<{ locked: boolean }[]>(text)
 				if (row?.locked !== true) return false
 				// Who commits before this is seen by the next look at the outbox.
 				await sql.unsafe('listen flowcraft_outbox')

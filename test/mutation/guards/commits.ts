@@ -90,8 +90,8 @@ export const commitGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: COMMIT,
-				find: 'p_child_blueprints[i] IS NOT NULL AND i = ANY (committed)',
-				replace: 'p_child_blueprints[i] IS NOT NULL',
+				find: 'AS parent ON g.child_blueprint IS NOT NULL AND g.ix = ANY (committed)',
+				replace: 'AS parent ON g.child_blueprint IS NOT NULL',
 			},
 		],
 		noticedBy: [[COMMIT_TESTS, 'a lost commit starts no child run, whatever else is in its batch']],
@@ -201,8 +201,8 @@ export const commitGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: SETTLE,
-				find: 'WHERE c.status <> c.old_status\n\t)\n\tSELECT',
-				replace: 'WHERE false\n\t)\n\tSELECT',
+				find: 'WHERE c.status <> c.old_status\n\t\tRETURNING 1',
+				replace: 'WHERE false\n\t\tRETURNING 1',
 			},
 		],
 		noticedBy: [[COMMIT_TESTS, "its end is a job for its parent's node, in the commit that ended it"]],
@@ -301,8 +301,8 @@ export const commitGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: COMMIT,
-				find: 'coalesce(s.pins ->> p_child_blueprints[v_child], flowcraft_resolve_blueprint(p_child_blueprints[v_child], NULL)),\n\t\t\ts.pins,',
-				replace: 'flowcraft_resolve_blueprint(p_child_blueprints[v_child], NULL),\n\t\t\ts.pins,',
+				find: 'coalesce(s.pins ->> g.child_blueprint, flowcraft_resolve_blueprint(g.child_blueprint, NULL)) AS hash',
+				replace: 'flowcraft_resolve_blueprint(g.child_blueprint, NULL) AS hash',
 			},
 		],
 		noticedBy: [

@@ -106,12 +106,47 @@ export const deliveryGuards: readonly Guard[] = [
 		],
 	},
 	{
+		name: 'ring-only-sleepers',
+		keeps: 'every commit notifies, and waits for every other',
+		edits: [
+			{
+				file: 'src/db/sql/15_ring.sql',
+				find: 'IF NOT pg_try_advisory_xact_lock_shared(7305512216841093236) THEN',
+				replace: 'IF true THEN',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/alarm.test.ts',
+				'a start wakes who has armed the alarm, and nobody before and after',
+			],
+		],
+	},
+	{
+		name: 'alarm-after-writers',
+		keeps: 'a relay falls asleep over a start that is about to commit',
+		edits: [
+			{
+				file: 'src/db/sql/15_ring.sql',
+				find: 'pg_try_advisory_xact_lock_shared(7305512216841093236)',
+				replace:
+					"(SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'))",
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/alarm.test.ts',
+				'who begins to write before the alarm is armed cannot be missed: it is not armed until he has committed',
+			],
+		],
+	},
+	{
 		name: 'relay-without-broker',
 		keeps: 'a relay without a broker sits on rows that another one could publish',
 		edits: [
 			{
 				file: 'worker/relay/relay.ts',
-				find: 'if (!broker.isConnected()) return 0',
+				find: 'if (!broker.isConnected()) return { lane, token, rows: [] }',
 				replace: '',
 			},
 		],

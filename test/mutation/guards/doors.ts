@@ -51,6 +51,41 @@ export const doorGuards: readonly Guard[] = [
 		noticedBy: [['test/engine/start.test.ts', 's is taken once, also when two come at once']],
 	},
 	{
+		name: 'start-batch-repeats',
+		keeps: 'two starts with one key that come at once fail each other',
+		edits: [
+			{
+				file: 'src/run/start.ts',
+				find: ' || own.some((name) => names.has(name))',
+				replace: '',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/start.test.ts',
+				'the same run id, or the same key, twice in one call is as in two calls',
+			],
+		],
+	},
+	{
+		name: 'abandoned-start',
+		keeps: 'a start whose caller was told 503 long ago begins a run when Postgres is back',
+		edits: [
+			{ file: 'functions/database.ts', find: 'if (!isWanted())', replace: 'if (false)' },
+			{
+				file: 'functions/starter.ts',
+				find: 'starts.filter(({ isAbandoned }) => !isAbandoned)',
+				replace: 'starts',
+			},
+		],
+		noticedBy: [
+			[
+				'test/functions/back-pressure.test.ts',
+				'who waits for a connection in vain is answered at the deadline, and its statement never runs',
+			],
+		],
+	},
+	{
 		name: 'registration-keeps-current',
 		keeps: 'a worker of the last release that restarts makes its old blueprint current again',
 		edits: [

@@ -50,8 +50,8 @@ export const securityGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'functions/logger.ts',
-				find: 'redactor.value(fields ?? {}) as object',
-				replace: '(fields ?? {}) as object',
+				find: 'redactor.value(more ?? {}) as object',
+				replace: '(more ?? {}) as object',
 			},
 		],
 		noticedBy: [
