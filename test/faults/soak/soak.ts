@@ -70,7 +70,7 @@ export async function soak(
 	}
 	let sent = 0
 	/** To each run one, some before and some after it waits. Sent again when the answer was lost, it is kept in vain. */
-	const sendEvents = async (): Promise<void> => {
+	const sendThem = async (): Promise<void> => {
 		for (let run = workload.ledger[sent]; run !== undefined; run = workload.ledger[sent]) {
 			if (run.kind.takesEvent === true) {
 				const response = await lab.request('/events/lab-event', {
@@ -83,6 +83,9 @@ export async function soak(
 			sent += 1
 		}
 	}
+	// One at a time: two would count what they send twice, and leave somebody out.
+	let sending: Promise<void> | undefined
+	const sendEvents = (): Promise<void> => (sending ??= sendThem().finally(() => (sending = undefined)))
 	const keepResuming = async (): Promise<void> => {
 		while (performance.now() < until) {
 			await Promise.all([workload.resumeWaiting(), sendEvents()]).catch(() => {})
