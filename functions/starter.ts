@@ -4,7 +4,7 @@
  */
 import { createBatcher } from '../src/batcher.js'
 import type { ValueCodec } from '../src/context/values.js'
-import { withDeadline } from '../src/db/errors.js'
+import { isLockTimeout, withDeadline } from '../src/db/errors.js'
 import type { Executor } from '../src/db/query.js'
 import { startRun, startRuns, type StartedRun, type StartRunInput } from '../src/run/start.js'
 import type { RequestDatabases } from './database.js'
@@ -21,6 +21,8 @@ interface WaitingStart {
 
 /** Starts per batch at most. */
 const MAX_BATCH = 50
+/** How long a batch waits for a transaction that holds the key of one of its starts, in ms. */
+const BATCH_PATIENCE_MS = 100
 /** While one batch commits another one is collected and sent. */
 const BATCHES_AT_ONCE = 2
 
@@ -32,14 +34,16 @@ export function createStarter(
 ): StartRun {
 	// Where a connection belongs to one request there is nothing to share.
 	if (shared === undefined) return (db, input) => startRun(db, input, codec)
+	const open = shared
 
 	const batcher = createBatcher<WaitingStart, PromiseSettledResult<StartedRun> | undefined>({
 		run: async (starts) => {
 			const wanted = starts.filter(({ isAbandoned }) => !isAbandoned)
 			const results = await startRuns(
-				shared(() => wanted.some(({ isAbandoned }) => !isAbandoned)),
+				open(() => wanted.some(({ isAbandoned }) => !isAbandoned)),
 				wanted.map(({ input }) => input),
 				codec,
+				BATCH_PATIENCE_MS,
 			)
 			const answers = new Map(wanted.map((start, position) => [start, results[position]]))
 			return starts.map((start) => answers.get(start))
@@ -49,15 +53,25 @@ export function createStarter(
 	})
 	let underWay = 0
 
+	async function startTogether(start: WaitingStart): Promise<StartedRun> {
+		const result = await batcher.add(start)
+		if (result?.status === 'fulfilled') return result.value
+		if (!isLockTimeout(result?.reason)) throw result?.reason
+		// Somebody holds what one of them needs: each for itself, and only that one waits.
+		return startRun(
+			open(() => !start.isAbandoned),
+			start.input,
+			codec,
+		)
+	}
+
 	return async (_, input) => {
 		if (underWay >= maxUnderWay)
 			throw new HttpProblem('unavailable', 'Enough starts wait for Postgres here. Try again.')
 		const start: WaitingStart = { input, isAbandoned: false }
 		underWay += 1
 		try {
-			const result = await withDeadline('Starting a run', deadlineMs, batcher.add(start))
-			if (result?.status === 'fulfilled') return result.value
-			throw result?.reason
+			return await withDeadline('Starting a run', deadlineMs, startTogether(start))
 		} finally {
 			start.isAbandoned = true
 			underWay -= 1

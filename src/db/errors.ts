@@ -42,6 +42,12 @@ export function classifyDatabaseError(error: unknown): DatabaseFailure {
 	return 'defect'
 }
 
+/** A statement was not to wait so long for another transaction (`lock_timeout`). Nothing of it happened. */
+export const isLockTimeout = (error: unknown): boolean => codeOf(error) === '55P03'
+
+/** An earlier statement of the transaction has failed, and says why. */
+export const isAbortedTransaction = (error: unknown): boolean => codeOf(error) === '25P02'
+
 function codeOf(error: unknown): string | undefined {
 	for (
 		let current = error, depth = 0;

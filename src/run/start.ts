@@ -4,7 +4,7 @@
  */
 import { canonicalJson, contentHash } from '../blueprint/hash.js'
 import { checkKey, createValueCodec, UnstorableValueError, type ValueCodec } from '../context/values.js'
-import { classifyDatabaseError } from '../db/errors.js'
+import { classifyDatabaseError, isAbortedTransaction, isLockTimeout } from '../db/errors.js'
 import { type Executor, query, textArray } from '../db/query.js'
 import { ConflictError, type Fault, InvalidInputError, NotFoundError } from '../errors.js'
 import { newRunId } from './ids.js'
@@ -13,6 +13,8 @@ import { newRunId } from './ids.js'
 const IDEMPOTENCY_TTL_MS = 24 * 60 * 60 * 1000
 /** Starts per statement at most: past this, larger batches gain nothing. */
 const MAX_BATCH = 50
+/** Of all their values together: a statement has to fit into memory, several times over. */
+const MAX_BATCH_CHARACTERS = 4_000_000
 
 export interface StartRunInput {
 	/** Id of a registered blueprint. */
@@ -114,11 +116,14 @@ async function prepareStart(input: StartRunInput, codec: ValueCodec): Promise<Pr
  *
  * @param db our database; in a transaction of the caller's a value that Postgres refuses ends that transaction
  * @param codec how values are written; plain JSON by default
+ * @param patienceMs nobody waits longer for a transaction that holds a key or an id of one of them: all that share a statement
+ * with that one are rejected then, `isLockTimeout` tells, and none of them has started. Default: as long as it takes
  */
 export async function startRuns(
 	db: Executor,
 	inputs: readonly StartRunInput[],
 	codec: ValueCodec = createValueCodec(),
+	patienceMs?: number,
 ): Promise<PromiseSettledResult<StartedRun>[]> {
 	const results: PromiseSettledResult<StartedRun>[] = []
 	const prepared = await Promise.allSettled(inputs.map((input) => prepareStart(input, codec)))
@@ -134,12 +139,14 @@ export async function startRuns(
 				? await insertAll(
 						db,
 						batch.map(({ start }) => start),
+						patienceMs,
 					)
 				: []
 		batch.forEach(({ position }, place) => {
 			const result = settled[place] ?? unavailable
 			if (result !== undefined) results[position] = result
-			if (result?.status === 'rejected' && !isItsOwnFault(result.reason)) unavailable = result
+			if (result?.status === 'rejected' && classifyDatabaseError(result.reason) === 'unavailable')
+				unavailable = result
 		})
 	}
 	return results
@@ -154,45 +161,58 @@ interface Numbered {
 function batchesOf(starts: readonly Numbered[]): Numbered[][] {
 	const batches: Numbered[][] = []
 	let names = new Set<string>()
+	let characters = 0
 	for (const each of starts) {
-		const { runId, input } = each.start
+		const { runId, input, entries } = each.start
+		const size = entries.reduce((sum, [key, text]) => sum + key.length + text.length, 0)
 		const own = [JSON.stringify([runId])]
 		if (input.idempotencyKey !== undefined)
 			own.push(JSON.stringify([input.idempotencyScope ?? '', input.idempotencyKey]))
 		const batch = batches.at(-1)
-		if (batch === undefined || batch.length === MAX_BATCH || own.some((name) => names.has(name))) {
+		if (
+			batch === undefined ||
+			batch.length === MAX_BATCH ||
+			characters + size > MAX_BATCH_CHARACTERS ||
+			own.some((name) => names.has(name))
+		) {
 			batches.push([each])
 			names = new Set(own)
+			characters = size
 		} else {
 			batch.push(each)
+			characters += size
 			for (const name of own) names.add(name)
 		}
 	}
 	return batches
 }
 
-/** Whether another start may succeed all the same. */
-const isItsOwnFault = (reason: unknown): boolean =>
-	reason instanceof ConflictError ||
-	reason instanceof NotFoundError ||
-	classifyDatabaseError(reason) === 'refused'
-
-/** What Postgres refuses of one start fails that one alone; what fails for another reason fails all. */
+/** Data that Postgres does not take, or a rule of the database's owner, fails that start alone. */
 async function insertAll(
 	db: Executor,
 	starts: readonly PreparedStart[],
+	patienceMs: number | undefined,
 ): Promise<PromiseSettledResult<StartedRun>[]> {
 	try {
-		return (await insertStarts(db, starts)).map((answer) =>
+		return (await insertStarts(db, starts, patienceMs)).map((answer) =>
 			answer instanceof Error
 				? { status: 'rejected', reason: answer }
 				: { status: 'fulfilled', value: answer },
 		)
 	} catch (error) {
-		if (starts.length === 1 || classifyDatabaseError(error) !== 'refused')
-			return starts.map(() => ({ status: 'rejected', reason: error }))
+		const isOnesFault =
+			starts.length > 1 && classifyDatabaseError(error) !== 'unavailable' && !isLockTimeout(error)
+		if (!isOnesFault) return starts.map(() => ({ status: 'rejected', reason: error }))
 		const results: PromiseSettledResult<StartedRun>[] = []
-		for (const start of starts) results.push(...(await insertAll(db, [start])))
+		for (const start of starts) {
+			const [result] = await insertAll(db, [start], patienceMs)
+			// In a transaction of the caller's nothing goes on after the first error, which is the one that matters.
+			results.push(
+				result === undefined || (result.status === 'rejected' && isAbortedTransaction(result.reason))
+					? { status: 'rejected', reason: error }
+					: result,
+			)
+		}
 		return results
 	}
 }
@@ -201,6 +221,7 @@ async function insertAll(
 async function insertStarts(
 	db: Executor,
 	starts: readonly PreparedStart[],
+	patienceMs?: number,
 ): Promise<(StartedRun | ConflictError | NotFoundError)[]> {
 	const entries = starts.flatMap(({ entries }, position) =>
 		entries.map(([key, text]) => ({ of: position + 1, key, text })),
@@ -212,7 +233,7 @@ async function insertStarts(
 		`select ix, outcome, run_id, status from flowcraft_start_runs(
 			$1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[],
 			$6::text::text[], $7::text::text[], $8::text::text[], $9::bigint,
-			$10::text::int[], $11::text::text[], $12::text::text[])`,
+			$10::text::int[], $11::text::text[], $12::text::text[], $13::bigint)`,
 		[
 			each(({ runId }) => runId),
 			each(({ input }) => input.blueprint),
@@ -226,6 +247,7 @@ async function insertStarts(
 			textArray(entries.map(({ of }) => of)),
 			textArray(entries.map(({ key }) => key)),
 			textArray(entries.map(({ text }) => text)),
+			patienceMs ?? null,
 		],
 	)
 	const answers: (StartedRun | ConflictError | NotFoundError)[] = []

@@ -23,7 +23,12 @@ afterEach(async () => {
 
 function alarm(): Alarm & { woken: () => number } {
 	let times = 0
-	const made = createAlarm({ databaseUrl: core.url, onWake: () => void times++, logger: noLogger })
+	const made = createAlarm({
+		databaseUrl: core.url,
+		onWake: () => void times++,
+		onLost: () => {},
+		logger: noLogger,
+	})
 	open.push(made)
 	return { ...made, woken: () => times }
 }
@@ -55,6 +60,24 @@ test('a start wakes who has armed the alarm, and nobody before and after', async
 	expect(await relay.arm()).toBe(true)
 	await start()
 	await waitFor('the notification', () => relay.woken() === 2)
+})
+
+test('while no relay sleeps nobody notifies', async () => {
+	let notified = 0
+	const { unlisten } = await core.sql.listen('flowcraft_outbox', () => void notified++)
+	try {
+		await start()
+		const relay = alarm()
+		expect(await relay.arm()).toBe(true)
+		await start()
+		await waitFor('the notification', () => notified === 1)
+		await relay.disarm()
+		await start()
+		await pause()
+		expect(notified).toBe(1)
+	} finally {
+		await unlisten()
+	}
 })
 
 test('one relay at a time sleeps under the alarm', async () => {
@@ -97,6 +120,7 @@ test('without Postgres there is no alarm, and nobody waits for one', async () =>
 	const dead = createAlarm({
 		databaseUrl: 'postgres://nobody@127.0.0.1:1/none',
 		onWake: () => {},
+		onLost: () => {},
 		logger: noLogger,
 	})
 	open.push(dead)

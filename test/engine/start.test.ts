@@ -504,6 +504,68 @@ describe('many starts at once', () => {
 		}
 	})
 
+	test('a rule of the database’s owner fails the start that breaks it, and the others are started', async () => {
+		await core.rows(
+			`alter table flowcraft_statuses add constraint no_badness check (run_id <> 'bad') not valid`,
+		)
+		try {
+			const results = await startAll(
+				{ runId: 'beside-bad-1' },
+				{ runId: 'bad' },
+				{ runId: 'beside-bad-2' },
+			)
+			expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
+		} finally {
+			await core.rows('alter table flowcraft_statuses drop constraint no_badness')
+		}
+	})
+
+	test('in a transaction of the caller’s all are told what ended it', async () => {
+		await core.rows(
+			`alter table flowcraft_statuses add constraint no_badness check (run_id <> 'bad') not valid`,
+		)
+		const reasons: string[] = []
+		try {
+			await core.sql
+				.begin(async (tx) => {
+					const results = await startRuns(tx, [
+						{ blueprint: 'one', runId: 'with-bad' },
+						{ blueprint: 'one', runId: 'bad' },
+					])
+					for (const result of results)
+						reasons.push(result.status === 'rejected' ? String(result.reason) : 'started')
+					throw new Error('rolled back')
+				})
+				.catch(() => {})
+		} finally {
+			await core.rows('alter table flowcraft_statuses drop constraint no_badness')
+		}
+		expect(reasons).toEqual([
+			expect.stringContaining('no_badness'),
+			expect.stringContaining('no_badness'),
+		])
+	})
+
+	test('large ones do not share a statement that would be too large', async () => {
+		const input = { text: 'x'.repeat(1_500_000) }
+		const results = await startAll(...Array.from({ length: 6 }, () => ({ input })))
+		expect(results.map(({ status }) => status)).toEqual(Array.from({ length: 6 }, () => 'fulfilled'))
+	})
+
+	test('the sweep of expired keys waits for nobody who takes one over', async () => {
+		await startAll(...['z', 'm', 'a'].map((key) => ({ idempotencyKey: `expired-${key}` })))
+		await core.rows(
+			`update flowcraft_idempotency_keys set expires_at = now() - interval '1 second' where key like 'expired-%'`,
+		)
+		await core.sql.begin(async (tx) => {
+			await startRun(tx, { blueprint: 'one', idempotencyKey: 'expired-m' })
+			await core.rows('select flowcraft_sweep_expired(0)')
+		})
+		expect(
+			await core.rows(`select key from flowcraft_idempotency_keys where key like 'expired-%'`),
+		).toEqual([{ key: 'expired-m' }])
+	})
+
 	test('hundreds are started, in order', async () => {
 		const results = await startAll(...Array.from({ length: 130 }, (_, i) => ({ runId: `hundreds-${i}` })))
 		expect(

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { createApp } from '../../functions/app.js'
 import { StatementGate } from '../../functions/statement-gate.js'
 import { createDatabase, type Database } from '../../src/db/client.js'
+import { startRun } from '../../src/run/start.js'
 import { freshDatabase, type FreshDatabase } from '../support/services/index.js'
 import { waitFor } from '../support/wait-for.js'
 import { type Answer, ask, IDLE_BLUEPRINT } from './api.js'
@@ -113,6 +114,58 @@ test('who waits for a connection in vain is answered at the deadline, and its st
 		headers: { 'idempotency-key': 'waiting' },
 	})
 	expect([again.status, again.headers.get('idempotency-replayed')]).toEqual([202, null])
+})
+
+test('a key that somebody holds holds up its own start and no other that comes at the same time', async () => {
+	const app = createApp({ db: database, databaseDeadlineMs: 2_000 })
+	let letGo = (): void => {}
+	const held = new Promise<void>((resolve) => {
+		letGo = resolve
+	})
+	let begun = (): void => {}
+	const beginning = new Promise<void>((resolve) => {
+		begun = resolve
+	})
+	// Somebody's own transaction, which has started a run under that key and goes on.
+	const transaction = holder.sql.begin(async (tx) => {
+		await startRun(tx, { blueprint: 'idle', idempotencyKey: 'held' })
+		begun()
+		await held
+	})
+	await beginning
+	const [before] = await observer.sql`select count(*)::int as runs from flowcraft_statuses`
+	try {
+		const answers = await Promise.all(
+			Array.from({ length: 20 }, (_, i) =>
+				ask(app, 'POST', '/runs', {
+					body: { blueprint: 'idle' },
+					headers: i === 7 ? { 'idempotency-key': 'held' } : {},
+				}),
+			),
+		)
+		expect(answers.map(({ status }) => status)).toEqual(
+			Array.from({ length: 20 }, (_, i) => (i === 7 ? 503 : 202)),
+		)
+	} finally {
+		letGo()
+		await transaction
+	}
+	const [after] = await observer.sql`select count(*)::int as runs from flowcraft_statuses`
+	// Each once; and the one of the transaction.
+	expect(after?.['runs'] - before?.['runs']).toBe(19 + 1)
+})
+
+test('who finds the queue of statements full is refused at once', async () => {
+	const gate = new StatementGate({ slots: 1, maxWaiting: 2, deadlineMs: 60_000 })
+	let letGo = (): void => {}
+	const held = new Promise<void>((resolve) => {
+		letGo = resolve
+	})
+	const admitted = Array.from({ length: 3 }, () => gate.run(() => held))
+	await expect(gate.run(async () => 'late')).rejects.toThrow(/enough requests wait/)
+	letGo()
+	await Promise.all(admitted)
+	expect(await gate.run(async () => 'fine')).toBe('fine')
 })
 
 test('a thousand requests that come in while Postgres is held leave nothing behind', async () => {

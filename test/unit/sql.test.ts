@@ -28,6 +28,7 @@ const KNOWN: readonly string[] = [
 
 /** Where a statement's text is not handed on from `query`, but made: of constants, or of parts that `query` was given. */
 const RAW: readonly string[] = [
+	'worker/relay/alarm.ts',
 	'src/db/query.ts',
 	'src/db/schema.ts',
 	'worker/db/migrate.ts',

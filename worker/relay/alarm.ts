@@ -24,17 +24,28 @@ export interface AlarmOptions {
 	readonly databaseUrl: string
 	/** Called for each commit that added to the outbox while the alarm was armed, and at times for nothing. */
 	readonly onWake: () => void
+	/** Called when an armed alarm turns out to be gone. */
+	readonly onLost: () => void
 	readonly logger: Logger
 }
 
 /** Both are matters of milliseconds; after this the relay goes on without. */
 const DEADLINE_MS = 2_000
+/** How often an armed alarm shows that its relay lives, in ms, and after what silence Postgres ends its session. */
+const SIGN_OF_LIFE_MS = 3_000
+/** Postgres 13 has no such setting. */
+const SILENCE_ENDS_SESSION =
+	"select set_config(name, '10s', false) from pg_settings where name = 'idle_session_timeout'"
+/** The driver may have opened another session meanwhile. */
+const STILL_ARMED =
+	"select exists (select from pg_locks where pid = pg_backend_pid() and locktype = 'advisory') as armed"
 /** After a failure it is left alone for so long, in ms. */
 const REST_AFTER_FAILURE_MS = 5_000
 
-export function createAlarm({ databaseUrl, onWake, logger }: AlarmOptions): Alarm {
+export function createAlarm({ databaseUrl, onWake, onLost, logger }: AlarmOptions): Alarm {
 	let session: Sql | undefined
 	let restsUntil = 0
+	let signsOfLife: ReturnType<typeof setInterval> | undefined
 
 	const open = (): Sql =>
 		postgres(databaseUrl, {
@@ -63,6 +74,22 @@ export function createAlarm({ databaseUrl, onWake, logger }: AlarmOptions): Alar
 		}
 	}
 
+	/** While nothing is written, nothing else tells that the session stands. */
+	async function giveSign(): Promise<void> {
+		const isThere = await run(async (sql) => {
+			const [row] = await sql.unsafe<{ armed: boolean }[]>(STILL_ARMED)
+			return row?.armed === true
+		}, false)
+		if (isThere || signsOfLife === undefined) return
+		silence()
+		onLost()
+	}
+
+	function silence(): void {
+		clearInterval(signsOfLife)
+		signsOfLife = undefined
+	}
+
 	async function end(): Promise<void> {
 		const ended = session
 		session = undefined
@@ -76,14 +103,22 @@ export function createAlarm({ databaseUrl, onWake, logger }: AlarmOptions): Alar
 				const text = 'select pg_try_advisory_lock(7305512216841093236) as locked'
 				const [row] = await sql.unsafe<{ locked: boolean }[]>(text)
 				if (row?.locked !== true) return false
+				// A relay that stands still, or whose host is gone, must not be notified for ever.
+				await sql.unsafe(SILENCE_ENDS_SESSION)
 				// Who commits before this is seen by the next look at the outbox.
 				await sql.unsafe('listen flowcraft_outbox')
+				signsOfLife ??= setInterval(() => void giveSign(), SIGN_OF_LIFE_MS)
 				return true
 			}, false),
-		disarm: () =>
-			run(async (sql) => {
+		disarm: () => {
+			silence()
+			return run(async (sql) => {
 				await sql.unsafe('unlisten flowcraft_outbox; select pg_advisory_unlock_all()').simple()
-			}, undefined),
-		close: end,
+			}, undefined)
+		},
+		async close() {
+			silence()
+			await end()
+		},
 	}
 }

@@ -84,6 +84,9 @@ interface Batch {
 }
 
 const QUERY_DEADLINE_MS = 15_000
+/** Parents that are brought in line with their children at once, and how many of them are settled together. */
+const REFRESHES_AT_ONCE = 3
+const REFRESHES_PER_SETTLE = 20
 /** Full batches of a lane on their way to the broker at once. */
 const MAX_BATCHES_UNDER_WAY = 3
 /** Pauses between looks at an idle outbox grow to these, in ms. */
@@ -115,12 +118,19 @@ export function createRelay(options: RelayOptions): Relay {
 		repaired: 0,
 	}
 	const sweep = createSweep({ db, broker, logger, queue, stalledMs: options.stalledMs ?? 30_000 })
-	let wakeUp = (): void => {}
+	let wakeJobs = (): void => {}
 	const alarm =
 		options.databaseUrl === undefined
 			? undefined
-			: createAlarm({ databaseUrl: options.databaseUrl, onWake: () => wakeUp(), logger })
+			: createAlarm({
+					databaseUrl: options.databaseUrl,
+					onWake: () => wakeJobs(),
+					onLost: () => (isArmed = false),
+					logger,
+				})
 	let isArmed = false
+	/** Not waited for: it may take seconds to find that there is none. */
+	let arming: Promise<void> | undefined
 	let loops: Loop[] = []
 	let stopListening: (() => void) | undefined
 
@@ -149,8 +159,25 @@ export function createRelay(options: RelayOptions): Relay {
 	const batchSizeOf = (lane: OutboxLane): number =>
 		lane === 'events' ? Math.min(batchSize, MAX_EVENT_BATCH) : batchSize
 
-	/** Publishes what was taken and says what became of it. */
+	/** Does what was taken and says what became of it. Messages do not wait for parents, nor these for them. */
 	async function deliver({ lane, token, rows }: Batch): Promise<void> {
+		const children = rows.filter(({ kind }) => kind === 'child')
+		await Promise.all([
+			publish(
+				lane,
+				token,
+				rows.filter(({ kind }) => kind !== 'child'),
+			),
+			...Array.from({ length: Math.min(REFRESHES_AT_ONCE, children.length) }, (_, first) =>
+				refreshEach(
+					token,
+					children.filter((_row, position) => position % REFRESHES_AT_ONCE === first),
+				),
+			),
+		])
+	}
+
+	async function publish(lane: OutboxLane, token: string, rows: readonly OutboxRow[]): Promise<void> {
 		if (rows.length === 0) return
 		const done: string[] = []
 		const failed: FailedPublication[] = []
@@ -159,18 +186,30 @@ export function createRelay(options: RelayOptions): Relay {
 			if (row.kind === 'job' && row.reclaimed && !WANTS_MESSAGE.has(row.nodeState ?? '')) {
 				counts.alreadyDelivered += 1
 				done.push(row.id)
-			} else if (row.kind === 'child') {
-				settle(row, await refresh(row), done, failed)
 			} else {
 				toPublish.push(row)
 			}
 		}
-
 		const outcomes =
 			toPublish.length === 0 ? [] : await broker.publish(toPublish.map((row) => messageOf(row, queue)))
 		toPublish.forEach((row, position) => settle(row, outcomes[position], done, failed))
 		if (lane === 'events') warnOfEvents(rows, failed)
 		await withDeadline('Settling outbox rows', QUERY_DEADLINE_MS, settleOutbox(db, token, done, failed))
+	}
+
+	/** Settles as it goes: what takes longer than the claim is taken again, and done twice. */
+	async function refreshEach(token: string, rows: readonly OutboxRow[]): Promise<void> {
+		for (let from = 0; from < rows.length; from += REFRESHES_PER_SETTLE) {
+			const done: string[] = []
+			const failed: FailedPublication[] = []
+			for (const row of rows.slice(from, from + REFRESHES_PER_SETTLE))
+				settle(row, await refresh(row), done, failed)
+			await withDeadline(
+				'Settling outbox rows',
+				QUERY_DEADLINE_MS,
+				settleOutbox(db, token, done, failed),
+			)
+		}
 	}
 
 	/**
@@ -221,9 +260,15 @@ export function createRelay(options: RelayOptions): Relay {
 			return batch
 		}
 		if (batch.rows.length > 0 || !broker.isConnected()) return batch
-		isArmed = await alarm.arm()
-		// What came before the alarm was armed.
-		return isArmed ? take('jobs') : batch
+		arming ??= alarm
+			.arm()
+			.then((armed) => {
+				isArmed = armed
+				// What came before the alarm was armed.
+				if (armed) wakeJobs()
+			})
+			.finally(() => (arming = undefined))
+		return batch
 	}
 
 	/** Nothing to publish: the parent's counters follow its child. What fails comes back later, as a message does. */
@@ -340,12 +385,11 @@ export function createRelay(options: RelayOptions): Relay {
 				},
 			})
 			loops = [drain, events, sweeping]
-			wakeUp = () => {
+			wakeJobs = () => drain.wake()
+			stopListening = doorbell.listen((ring) => {
+				if (ring.type !== 'outbox') return
 				drain.wake()
 				events.wake()
-			}
-			stopListening = doorbell.listen((ring) => {
-				if (ring.type === 'outbox') wakeUp()
 			})
 			logger.info('The relay runs', { queue })
 		},
@@ -354,6 +398,7 @@ export function createRelay(options: RelayOptions): Relay {
 			const running = loops
 			loops = []
 			await Promise.all(running.map((loop) => loop.stop()))
+			await arming
 			await alarm?.close()
 			if (running.length > 0) logger.info('The relay has stopped', { ...counts })
 		},

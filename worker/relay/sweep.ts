@@ -42,6 +42,8 @@ export interface Sweep {
 const QUERY_DEADLINE_MS = 30_000
 /** A database that does not tell the time within so long takes no heartbeats either; in ms. */
 const REACH_DEADLINE_MS = 5_000
+/** From the first look that fails to the first that does not again: shorter than that, it was no outage. In ms. */
+const MIN_OUTAGE_MS = 1_500
 const MAX_ROWS = 500
 /** Runs checked per tick: a whole round over 10,000 live runs takes under two minutes. */
 const RUNS_PER_TICK = 100
@@ -62,18 +64,22 @@ export function createSweep({ db, broker, logger, queue, stalledMs }: SweepOptio
 	let ticks = 0
 	let after = ''
 	let afterGenerations = ''
-	let isReached = true
+	/** Since when looks have failed, by this process's clock; undefined: the last one has not. */
+	let failingSince: number | undefined
 	/** When it came within reach again, by its own clock; null: it was never out of it. */
 	let reachedAt: string | null = null
 
 	/** Whoever is cut off from the database hears of no heartbeat, and must not take silence for death afterwards. */
 	async function reach(): Promise<void> {
+		const askedAt = performance.now()
 		try {
 			const now = await withDeadline('Reaching Postgres', REACH_DEADLINE_MS, databaseTime(db))
-			if (!isReached) reachedAt = now
-			isReached = true
+			// One look that fails may be a connection that was cut, which keeps no heartbeat from landing.
+			if (failingSince !== undefined && performance.now() - failingSince >= MIN_OUTAGE_MS)
+				reachedAt = now
+			failingSince = undefined
 		} catch (error) {
-			isReached = false
+			failingSince ??= askedAt
 			throw error
 		}
 	}

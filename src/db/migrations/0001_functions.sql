@@ -363,11 +363,12 @@ END $$;
 -- run id and no idempotency key twice; p_tags are array literals, p_ctx_of says by number whose a key of a context is.
 -- Outcomes, one row per run in any order: `started`; `repeated`, this idempotency key began that run; `conflict`, it began a
 -- run with another body; `exists`, the given run id is taken; `unknown_blueprint`; `unknown_version`. Only `started` writes
--- anything.
+-- anything. p_patience_ms, if not null: who waits longer than that for another transaction, which holds a key or an id, fails
+-- (55P03), all of them, and so may every later statement of the transaction.
 CREATE OR REPLACE FUNCTION flowcraft_start_runs(
 	p_runs text[], p_blueprints text[], p_versions text[], p_tags text[], p_traceparents text[],
 	p_idempotency_scopes text[], p_idempotency_keys text[], p_request_hashes text[], p_idempotency_ttl_ms bigint,
-	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[]
+	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[], p_patience_ms bigint
 ) RETURNS TABLE (ix int, outcome text, run_id text, status text)
 LANGUAGE plpgsql VOLATILE ROWS 50
 SET plan_cache_mode = force_generic_plan
@@ -386,6 +387,9 @@ DECLARE
 	v_pins jsonb[];
 	v_inserted text[];
 BEGIN
+	IF p_patience_ms IS NOT NULL THEN
+		PERFORM set_config('lock_timeout', p_patience_ms::text, true);
+	END IF;
 	IF v_keyed THEN
 		-- Of two starts with one key, the second waits here for the first to commit or roll back. In one order, so that of
 		-- two batches with the same keys neither waits for the other.
@@ -746,6 +750,8 @@ DECLARE
 	v_wait record;
 	v_kept text;
 	v_emitted int;
+	-- Rows of the outbox that are not due yet, or events, for which nobody is woken.
+	v_later int;
 	-- Whether p_worker may claim, and when the committed nodes' own messages were emitted.
 	v_claims boolean := false;
 	v_sent timestamptz[];
@@ -884,7 +890,7 @@ BEGIN
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
 		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.blueprint_id, f.traceparent, f.due_at
 		FROM finished f WHERE f.due_at IS NOT NULL
-		RETURNING 1
+		RETURNING due_at
 	), superseded AS (
 		INSERT INTO flowcraft_attempts (recorded_at, run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
 		SELECT v_now, f.run_id, f.node_id, f.generation, f.recovers, f.attempt - 1, 'failed', f.worker_id, f.claimed_at, f.error
@@ -896,8 +902,8 @@ BEGIN
 		array_agg(CASE WHEN f.outcome = 'failed' THEN 1 ELSE 0 END),
 		array_agg(f.reason),
 		array_agg(f.emitted_at),
-		(SELECT count(*) FROM timers)
-	INTO committed, v_runs, v_live, v_waiting, v_failed, v_reasons, v_sent, emitted
+		(SELECT count(*) FROM timers), (SELECT count(*) FROM timers t WHERE t.due_at > v_now)
+	INTO committed, v_runs, v_live, v_waiting, v_failed, v_reasons, v_sent, emitted, v_later
 	FROM finished f;
 
 	IF cardinality(coalesce(committed, '{}')) + cardinality(refused) < cardinality(p_runs) THEN
@@ -1267,6 +1273,7 @@ BEGIN
 		ORDER BY x.ord;
 		GET DIAGNOSTICS v_emitted = ROW_COUNT;
 		emitted := emitted + v_emitted;
+		v_later := v_later + v_emitted;
 	END IF;
 
 	-- 10. The counters, and with them the end of a run.
@@ -1277,7 +1284,7 @@ BEGIN
 		v_failed || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_failed)]),
 		v_reasons || array_fill(NULL::text, ARRAY[cardinality(v_runs) - cardinality(v_reasons)])
 	);
-	IF emitted > 0 THEN
+	IF emitted > v_later THEN
 		PERFORM flowcraft_ring();
 	END IF;
 END $$;
@@ -2631,7 +2638,10 @@ DECLARE
 	v_total int := 0;
 	v_rows int;
 BEGIN
-	DELETE FROM flowcraft_idempotency_keys k WHERE k.expires_at < v_now;
+	-- Starts take over expired keys, several in one statement and in an order of their own: what they hold is left for the next time.
+	DELETE FROM flowcraft_idempotency_keys k WHERE k.ctid = ANY (ARRAY(
+		SELECT e.ctid FROM flowcraft_idempotency_keys e WHERE e.expires_at < v_now FOR UPDATE SKIP LOCKED
+	));
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
 	DELETE FROM flowcraft_kept_events e WHERE e.expires_at < v_now;
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;

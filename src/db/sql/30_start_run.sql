@@ -124,11 +124,12 @@ END $$;
 -- run id and no idempotency key twice; p_tags are array literals, p_ctx_of says by number whose a key of a context is.
 -- Outcomes, one row per run in any order: `started`; `repeated`, this idempotency key began that run; `conflict`, it began a
 -- run with another body; `exists`, the given run id is taken; `unknown_blueprint`; `unknown_version`. Only `started` writes
--- anything.
+-- anything. p_patience_ms, if not null: who waits longer than that for another transaction, which holds a key or an id, fails
+-- (55P03), all of them, and so may every later statement of the transaction.
 CREATE OR REPLACE FUNCTION flowcraft_start_runs(
 	p_runs text[], p_blueprints text[], p_versions text[], p_tags text[], p_traceparents text[],
 	p_idempotency_scopes text[], p_idempotency_keys text[], p_request_hashes text[], p_idempotency_ttl_ms bigint,
-	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[]
+	p_ctx_of int[], p_ctx_keys text[], p_ctx_values text[], p_patience_ms bigint
 ) RETURNS TABLE (ix int, outcome text, run_id text, status text)
 LANGUAGE plpgsql VOLATILE ROWS 50
 SET plan_cache_mode = force_generic_plan
@@ -147,6 +148,9 @@ DECLARE
 	v_pins jsonb[];
 	v_inserted text[];
 BEGIN
+	IF p_patience_ms IS NOT NULL THEN
+		PERFORM set_config('lock_timeout', p_patience_ms::text, true);
+	END IF;
 	IF v_keyed THEN
 		-- Of two starts with one key, the second waits here for the first to commit or roll back. In one order, so that of
 		-- two batches with the same keys neither waits for the other.

@@ -80,6 +80,8 @@ DECLARE
 	v_wait record;
 	v_kept text;
 	v_emitted int;
+	-- Rows of the outbox that are not due yet, or events, for which nobody is woken.
+	v_later int;
 	-- Whether p_worker may claim, and when the committed nodes' own messages were emitted.
 	v_claims boolean := false;
 	v_sent timestamptz[];
@@ -218,7 +220,7 @@ BEGIN
 		INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
 		SELECT f.run_id, f.node_id, f.generation, f.recovers, f.blueprint_id, f.traceparent, f.due_at
 		FROM finished f WHERE f.due_at IS NOT NULL
-		RETURNING 1
+		RETURNING due_at
 	), superseded AS (
 		INSERT INTO flowcraft_attempts (recorded_at, run_id, node_id, generation, recovers, attempt, outcome, worker_id, claimed_at, error)
 		SELECT v_now, f.run_id, f.node_id, f.generation, f.recovers, f.attempt - 1, 'failed', f.worker_id, f.claimed_at, f.error
@@ -230,8 +232,8 @@ BEGIN
 		array_agg(CASE WHEN f.outcome = 'failed' THEN 1 ELSE 0 END),
 		array_agg(f.reason),
 		array_agg(f.emitted_at),
-		(SELECT count(*) FROM timers)
-	INTO committed, v_runs, v_live, v_waiting, v_failed, v_reasons, v_sent, emitted
+		(SELECT count(*) FROM timers), (SELECT count(*) FROM timers t WHERE t.due_at > v_now)
+	INTO committed, v_runs, v_live, v_waiting, v_failed, v_reasons, v_sent, emitted, v_later
 	FROM finished f;
 
 	IF cardinality(coalesce(committed, '{}')) + cardinality(refused) < cardinality(p_runs) THEN
@@ -601,6 +603,7 @@ BEGIN
 		ORDER BY x.ord;
 		GET DIAGNOSTICS v_emitted = ROW_COUNT;
 		emitted := emitted + v_emitted;
+		v_later := v_later + v_emitted;
 	END IF;
 
 	-- 10. The counters, and with them the end of a run.
@@ -611,7 +614,7 @@ BEGIN
 		v_failed || array_fill(0, ARRAY[cardinality(v_runs) - cardinality(v_failed)]),
 		v_reasons || array_fill(NULL::text, ARRAY[cardinality(v_runs) - cardinality(v_reasons)])
 	);
-	IF emitted > 0 THEN
+	IF emitted > v_later THEN
 		PERFORM flowcraft_ring();
 	END IF;
 END $$;

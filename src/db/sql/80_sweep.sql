@@ -270,7 +270,10 @@ DECLARE
 	v_total int := 0;
 	v_rows int;
 BEGIN
-	DELETE FROM flowcraft_idempotency_keys k WHERE k.expires_at < v_now;
+	-- Starts take over expired keys, several in one statement and in an order of their own: what they hold is left for the next time.
+	DELETE FROM flowcraft_idempotency_keys k WHERE k.ctid = ANY (ARRAY(
+		SELECT e.ctid FROM flowcraft_idempotency_keys e WHERE e.expires_at < v_now FOR UPDATE SKIP LOCKED
+	));
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;
 	DELETE FROM flowcraft_kept_events e WHERE e.expires_at < v_now;
 	GET DIAGNOSTICS v_rows = ROW_COUNT; v_total := v_total + v_rows;

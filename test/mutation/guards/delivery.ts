@@ -115,12 +115,7 @@ export const deliveryGuards: readonly Guard[] = [
 				replace: 'IF true THEN',
 			},
 		],
-		noticedBy: [
-			[
-				'test/engine/alarm.test.ts',
-				'a start wakes who has armed the alarm, and nobody before and after',
-			],
-		],
+		noticedBy: [['test/engine/alarm.test.ts', 'while no relay sleeps nobody notifies']],
 	},
 	{
 		name: 'alarm-after-writers',
@@ -351,7 +346,7 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'worker/relay/sweep.ts',
-				find: 'if (!isReached) reachedAt = now',
+				find: 'if (failingSince !== undefined && performance.now() - failingSince >= MIN_OUTAGE_MS) reachedAt = now',
 				replace: 'void now',
 			},
 		],

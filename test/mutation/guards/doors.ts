@@ -56,8 +56,8 @@ export const doorGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'src/run/start.ts',
-				find: ' || own.some((name) => names.has(name))',
-				replace: '',
+				find: 'own.some((name) => names.has(name))',
+				replace: 'false',
 			},
 		],
 		noticedBy: [
@@ -236,7 +236,35 @@ export const doorGuards: readonly Guard[] = [
 		noticedBy: [
 			[
 				'test/functions/back-pressure.test.ts',
+				'who finds the queue of statements full is refused at once',
+			],
+		],
+	},
+	{
+		name: 'start-queue',
+		keeps: 'starts pile up before a slow Postgres without end',
+		edits: [
+			{
+				file: 'functions/starter.ts',
+				find: 'if (underWay >= maxUnderWay)',
+				replace: 'if (underWay > 1e9 + maxUnderWay)',
+			},
+		],
+		noticedBy: [
+			[
+				'test/functions/back-pressure.test.ts',
 				'a full pool takes a bounded queue; the rest is answered 503 at once, and nothing of it is done later',
+			],
+		],
+	},
+	{
+		name: 'start-batch-patience',
+		keeps: 'who waits for a key that somebody holds makes all wait that came at the same time',
+		edits: [{ file: 'functions/starter.ts', find: 'BATCH_PATIENCE_MS,', replace: '' }],
+		noticedBy: [
+			[
+				'test/functions/back-pressure.test.ts',
+				'a key that somebody holds holds up its own start and no other that comes at the same time',
 			],
 		],
 	},
