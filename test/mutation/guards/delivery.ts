@@ -346,7 +346,7 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'worker/relay/sweep.ts',
-				find: 'if (failingSince !== undefined && performance.now() - failingSince >= MIN_OUTAGE_MS) reachedAt = now',
+				find: 'reachedAt = now',
 				replace: 'void now',
 			},
 		],
