@@ -116,6 +116,24 @@ test('who waits for a connection in vain is answered at the deadline, and its st
 	expect([again.status, again.headers.get('idempotency-replayed')]).toEqual([202, null])
 })
 
+test('while others have all connections starts wait in a bounded queue', async () => {
+	const app = createApp({ db: database, databaseQueueSize: QUEUE, databaseDeadlineMs: 60_000 })
+	const held = await holdStarts()
+	const readers = Array.from({ length: POOL }, () => ask(app, 'GET', '/runs/nobody'))
+	await waitFor('the readers', async () => (await waitingForTheLock()) === POOL)
+	const answered: number[] = []
+	const starts = Array.from({ length: 40 }, async () => {
+		const answer = await ask(app, 'POST', '/runs', { body: { blueprint: 'idle' } })
+		answered.push(answer.status)
+		return answer.status
+	})
+	await waitFor('the refusals', () => answered.length === 40 - POOL - QUEUE)
+	expect(new Set(answered)).toEqual(new Set([503]))
+	await held.letGo()
+	expect((await Promise.all(starts)).filter((status) => status === 202)).toHaveLength(POOL + QUEUE)
+	for (const answer of await Promise.all(readers)) expect(answer.status).toBe(404)
+})
+
 test('a key that somebody holds holds up its own start and no other that comes at the same time', async () => {
 	const app = createApp({ db: database, databaseDeadlineMs: 2_000 })
 	let letGo = (): void => {}

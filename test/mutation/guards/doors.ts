@@ -51,23 +51,6 @@ export const doorGuards: readonly Guard[] = [
 		noticedBy: [['test/engine/start.test.ts', 's is taken once, also when two come at once']],
 	},
 	{
-		name: 'start-batch-repeats',
-		keeps: 'two starts with one key that come at once fail each other',
-		edits: [
-			{
-				file: 'src/run/start.ts',
-				find: 'own.some((name) => names.has(name))',
-				replace: 'false',
-			},
-		],
-		noticedBy: [
-			[
-				'test/engine/start.test.ts',
-				'the same run id, or the same key, twice in one call is as in two calls',
-			],
-		],
-	},
-	{
 		name: 'abandoned-start',
 		keeps: 'a start whose caller was told 503 long ago begins a run when Postgres is back',
 		edits: [
@@ -253,7 +236,7 @@ export const doorGuards: readonly Guard[] = [
 		noticedBy: [
 			[
 				'test/functions/back-pressure.test.ts',
-				'a full pool takes a bounded queue; the rest is answered 503 at once, and nothing of it is done later',
+				'while others have all connections starts wait in a bounded queue',
 			],
 		],
 	},
