@@ -45,6 +45,9 @@ export function classifyDatabaseError(error: unknown): DatabaseFailure {
 /** A statement was not to wait so long for another transaction (`lock_timeout`). Nothing of it happened. */
 export const isLockTimeout = (error: unknown): boolean => codeOf(error) === '55P03'
 
+/** Of two transactions that waited for each other this one was ended; nothing of it happened. */
+export const isDeadlock = (error: unknown): boolean => codeOf(error) === '40P01'
+
 /** An earlier statement of the transaction has failed, and says why. */
 export const isAbortedTransaction = (error: unknown): boolean => codeOf(error) === '25P02'
 

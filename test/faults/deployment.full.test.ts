@@ -1,10 +1,8 @@
 /** What a deployment does to a system at work: workers of two versions side by side, and a schema that changes under load. */
 import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { drizzle } from 'drizzle-orm/postgres-js'
-import { migrate } from 'drizzle-orm/postgres-js/migrator'
-import postgres from 'postgres'
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { migrate } from '../../worker/db/migrate.js'
 import { MIGRATIONS_DIR } from '../../worker/db/sources.js'
 import { freshFolder } from '../support/services/index.js'
 import { waitFor } from '../support/wait-for.js'
@@ -124,14 +122,5 @@ async function migrateFurther(): Promise<void> {
 			readFileSync(join(folder, `${functions.tag}.sql`), 'utf8'),
 		].join('\n--> statement-breakpoint\n'),
 	)
-	const sql = postgres(lab.databaseUrl, { max: 1, fetch_types: false, onnotice: () => {} })
-	try {
-		await migrate(drizzle(sql, { casing: 'snake_case' }), {
-			migrationsFolder: folder,
-			migrationsTable: 'flowcraft_migrations',
-			migrationsSchema: 'drizzle',
-		})
-	} finally {
-		await sql.end({ timeout: 5 })
-	}
+	await migrate(lab.databaseUrl, folder)
 }

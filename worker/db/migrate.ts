@@ -1,19 +1,27 @@
 /** Applies the migrations. Safe when many processes start at once: they queue behind one advisory lock. */
+import { setTimeout as delay } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import { migrate as applyMigrations } from 'drizzle-orm/postgres-js/migrator'
 import postgres from 'postgres'
+import { isDeadlock } from '../../src/db/errors.js'
+import { withJitter } from '../../src/loop.js'
 import { MIGRATIONS_DIR } from './sources.js'
+
+/** Times that the migrations are begun anew after a deadlock with the load, and the pause before, in ms. */
+const MAX_DEADLOCKS = 20
+const DEADLOCK_PAUSE_MS = 200
 
 /** Any constant that no other software takes; the digits spell "flowcraft" on a telephone. */
 const MIGRATION_LOCK = 356_927_238n
 
 /**
  * Brings the database at `databaseUrl` to the newest schema; does nothing if it is there already. All pending
- * migrations are one transaction.
+ * migrations are one transaction, which waits for what runs, and begins anew where it got into a deadlock with it.
  *
+ * @param migrationsFolder default: those of this package
  * @throws what Postgres says, if it cannot be reached or refuses a statement.
  */
-export async function migrate(databaseUrl: string): Promise<void> {
+export async function migrate(databaseUrl: string, migrationsFolder = MIGRATIONS_DIR): Promise<void> {
 	// One connection: the lock belongs to the session that applies the migrations.
 	const client = postgres(databaseUrl, {
 		max: 1,
@@ -23,11 +31,19 @@ export async function migrate(databaseUrl: string): Promise<void> {
 	})
 	try {
 		await client.unsafe(`select pg_advisory_lock(${MIGRATION_LOCK})`)
-		await applyMigrations(drizzle(client, { casing: 'snake_case' }), {
-			migrationsFolder: MIGRATIONS_DIR,
-			migrationsTable: 'flowcraft_migrations',
-			migrationsSchema: 'drizzle',
-		})
+		const database = drizzle(client, { casing: 'snake_case' })
+		for (let deadlocks = 0; ; deadlocks++) {
+			try {
+				return await applyMigrations(database, {
+					migrationsFolder,
+					migrationsTable: 'flowcraft_migrations',
+					migrationsSchema: 'drizzle',
+				})
+			} catch (error) {
+				if (!isDeadlock(error) || deadlocks === MAX_DEADLOCKS) throw error
+				await delay(withJitter(DEADLOCK_PAUSE_MS))
+			}
+		}
 	} finally {
 		await client.end({ timeout: 5 })
 	}
