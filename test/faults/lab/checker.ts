@@ -89,9 +89,12 @@ async function checkRuns(
 	violations: string[],
 	counts: ReportCounts,
 ): Promise<void> {
-	const runs = await lab.rows<{ run_id: string; status: string; finished: boolean }>(
-		'select run_id, status, finished_at is not null as finished from flowcraft_statuses',
-	)
+	const runs = await lab.rows<{
+		run_id: string
+		status: string
+		reason: string | null
+		finished: boolean
+	}>('select run_id, status, reason, finished_at is not null as finished from flowcraft_statuses')
 	const status = new Map(runs.map((run) => [run.run_id, run]))
 	const finished = await lab.rows<{ run_id: string; node_id: string; rows: number; strangers: number }>(
 		`select n.run_id, n.node_id, count(*)::int as rows,
@@ -121,7 +124,7 @@ async function checkRuns(
 		if (run.status === 'completed') counts.completed += 1
 		if (run.status === 'failed') counts.failed += 1
 		if (run.status !== kind.status) {
-			violations.push(`${name} is ${run.status}, not ${kind.status}`)
+			violations.push(`${name} is ${run.status}, not ${kind.status}: ${run.reason ?? 'no reason'}`)
 			continue
 		}
 		for (const [nodeId, expected] of Object.entries(kind.finished)) {
