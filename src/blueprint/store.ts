@@ -1,6 +1,7 @@
 /** Blueprint versions by content hash, kept in memory: a version never changes. */
 import type { WorkflowBlueprint } from 'flowcraft'
 import { type Executor, query } from '../db/query.js'
+import { whileUnavailable } from '../db/retry.js'
 import { type BlueprintGraph, createGraph } from './graph.js'
 
 /** Versions in memory at most; the least recently used goes first. */
@@ -15,10 +16,12 @@ export function createBlueprintStore(db: Executor): BlueprintStore {
 	const graphs = new Map<string, Promise<BlueprintGraph | undefined>>()
 
 	const load = async (blueprintId: string, hash: string): Promise<BlueprintGraph | undefined> => {
-		const [row] = await query<{ definition: string }>(
-			db,
-			'select definition from flowcraft_blueprints where blueprint_id = $1::text and hash = $2::text',
-			[blueprintId, hash],
+		const [row] = await whileUnavailable('Reading a blueprint', () =>
+			query<{ definition: string }>(
+				db,
+				'select definition from flowcraft_blueprints where blueprint_id = $1::text and hash = $2::text',
+				[blueprintId, hash],
+			),
 		)
 		return row === undefined ? undefined : createGraph(JSON.parse(row.definition) as WorkflowBlueprint)
 	}

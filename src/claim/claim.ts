@@ -55,7 +55,6 @@ export type ClaimOutcome =
 interface ClaimRow extends Record<string, unknown> {
 	ix: number
 	outcome: ClaimOutcome['status']
-	token: string
 	attempt: number
 	crashes: number
 	unrunnable_ms: string | null
@@ -76,38 +75,47 @@ interface ClaimRow extends Record<string, unknown> {
 	given: string | null
 }
 
-/** Claims any number of jobs in one statement. Outcomes come in the order of `keys`. */
+/**
+ * Claims any number of jobs in one statement. Outcomes come in the order of `keys`.
+ * @param tokens a new one for each claim; the same again where the answer to it was lost
+ */
 export async function claimNodes(
 	db: Executor,
 	workerId: string,
 	keys: readonly NodeKey[],
+	tokens: readonly string[] = keys.map(() => crypto.randomUUID()),
 ): Promise<ClaimOutcome[]> {
 	const rows = await query<ClaimRow>(
 		db,
-		`select * from flowcraft_claim($1::text::uuid, $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[])`,
+		`select * from flowcraft_claim($1::text::uuid, $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[],
+			$6::text::uuid[])`,
 		[
 			workerId,
 			textArray(keys.map((key) => key.runId)),
 			textArray(keys.map((key) => key.nodeId)),
 			textArray(keys.map((key) => key.generation)),
 			textArray(keys.map((key) => key.recovers)),
+			textArray(tokens),
 		],
 	)
 	const outcomes = keys.map((): ClaimOutcome => ({ status: 'done' }))
 	for (const row of rows) {
-		const key = keys[row.ix - 1] as NodeKey
-		outcomes[row.ix - 1] =
+		const position = row.ix - 1
+		outcomes[position] =
 			row.outcome === 'claimed'
-				? { status: 'claimed', node: claimedNode(key, row) }
+				? {
+						status: 'claimed',
+						node: claimedNode(keys[position] as NodeKey, tokens[position] as string, row),
+					}
 				: { status: row.outcome }
 	}
 	return outcomes
 }
 
-function claimedNode(key: NodeKey, row: ClaimRow): ClaimedNode {
+function claimedNode(key: NodeKey, token: string, row: ClaimRow): ClaimedNode {
 	return {
 		key,
-		token: row.token,
+		token,
 		attempt: row.attempt,
 		crashes: row.crashes,
 		unrunnableMs: row.unrunnable_ms === null ? null : Number(row.unrunnable_ms),
@@ -199,7 +207,7 @@ export async function releaseNodes(
 
 /**
  * What stands in this worker's name, claimed longer than `olderThanMs` ago. Whoever does not have it in hand has to give
- * it back: the answer to a claim may be lost, a release may fail, and while the worker lives no sweep takes it away.
+ * it back: the answer to a claim may be lost for good, a release may fail, and while the worker lives no sweep takes it away.
  */
 export async function heldNodes(
 	db: Executor,

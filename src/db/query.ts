@@ -31,8 +31,18 @@ export async function query<T extends Row>(
 	text: string,
 	parameters: readonly Parameter[] = [],
 ): Promise<T[]> {
-	if (isDrizzle(executor)) return [...(await executor.execute(toDrizzle(text, parameters)))] as T[]
-	return [...(await inOneRoundTrip(executor.unsafe<T[]>(text, [...parameters], { prepare: true })))]
+	if (isDrizzle(executor)) return rowsOf(await executor.execute(toDrizzle(text, parameters))) as T[]
+	return rowsOf(await inOneRoundTrip(executor.unsafe<T[]>(text, [...parameters], { prepare: true })))
+}
+
+/**
+ * postgres.js (3.4.9) goes on counting rows where an answer broke off when its connection died: the first answer on the
+ * next one has all of its rows, behind as many holes.
+ */
+function rowsOf<T>(answer: Iterable<T>): T[] {
+	const rows: T[] = []
+	for (const row of answer) if (row !== undefined) rows.push(row)
+	return rows
 }
 
 /**

@@ -4,7 +4,7 @@ import { createDatabase, type Database } from '../../src/db/client.js'
 import { query } from '../../src/db/query.js'
 import { startRuns } from '../../src/run/start.js'
 import { freePort } from '../../worker/embedded/cluster.js'
-import { PROJECT_ROOT, type RunningProcess, spawnProgram } from '../support/process.js'
+import { type RunningProcess, spawnProcess } from '../support/process.js'
 import { freshQueueName } from '../support/services/index.js'
 import { type Watched } from './costs.js'
 import type { Engine } from './in-flight.js'
@@ -53,21 +53,18 @@ export async function startSystem(lab: Lab, options: SystemOptions = {}): Promis
 	const spawn = async (entry: string, readyLine: RegExp, extra: Record<string, string> = {}) => {
 		const port = await freePort()
 		metricsPorts.push(port)
-		const running = spawnProgram({
-			name: entry,
-			command: process.execPath,
-			args: [
+		return spawnProcess({
+			entry,
+			nodeArgs: [
 				...(profileFolder === undefined
 					? []
 					: ['--cpu-prof', '--cpu-prof-dir', join(profileFolder, basename(entry, '.main.ts'))]),
-				...['--enable-source-maps', '--expose-gc', '--import', 'tsx'],
-				...['--import', './test/bench/heap-on-signal.js', entry],
+				...['--expose-gc', '--import', './test/bench/heap-on-signal.js'],
 			],
 			env: { ...environment, ...extra, METRICS_PORT: String(port) },
-			cwd: PROJECT_ROOT,
+			readyLine,
+			deadlineMs: 60_000,
 		})
-		await running.waitForLine(readyLine, { deadlineMs: 60_000 })
-		return running
 	}
 	const relay = await spawn('worker/relay.main.ts', /The relay runs/)
 	const workers: RunningProcess[] = []

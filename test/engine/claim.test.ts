@@ -47,6 +47,18 @@ test('a job that is asked for twice in one claim is claimed once', async () => {
 	expect(outcomes.map(({ status }) => status)).toEqual(['claimed', 'held'])
 })
 
+test('a claim that is asked again under its token, because its answer was lost, is answered the same', async () => {
+	const key = keyOf(await core.start('one'), 'a')
+	const token = crypto.randomUUID()
+	const [first] = await claimNodes(core.sql, worker, [key], [token])
+	const [again] = await claimNodes(core.sql, worker, [key], [token])
+	expect(first).toMatchObject({ status: 'claimed', node: { token } })
+	expect(again).toEqual(first)
+	const somebodyElse = await core.worker()
+	expect(await claimNodes(core.sql, somebodyElse, [key], [token])).toEqual([{ status: 'held' }])
+	expect(await core.claim(worker, key)).toEqual({ status: 'held' })
+})
+
 test('answers come in the order of the asked jobs, whatever becomes of each', async () => {
 	const [first, second] = [await core.start('two'), await core.start('two')]
 	await core.claimed(worker, first, 'b')

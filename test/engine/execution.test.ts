@@ -10,6 +10,7 @@ import {
 	type WorkflowBlueprint,
 } from 'flowcraft'
 import { afterEach, describe, expect, test } from 'vitest'
+import { registerBlueprint } from '../../src/blueprint/register.js'
 import { claimNodes } from '../../src/claim/claim.js'
 import type { RunStep } from '../../src/claim/steps.js'
 import { cancelRun } from '../../src/run/cancel.js'
@@ -19,6 +20,7 @@ import { resumeRun } from '../../src/run/resume.js'
 import type { WorkflowsModule } from '../../worker/execution/workflows.js'
 import { type EndedRun, startEngine, type TestEngine, type TestEngineOptions } from '../support/engine.js'
 import { whenBlocked } from '../support/locks.js'
+import { startProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
 
 let engine: TestEngine
@@ -697,9 +699,31 @@ describe('a worker', () => {
 		})
 	})
 
+	test('that could not run a node, and could not say so, gives it back as soon as Postgres answers', async () => {
+		await begin([], {})
+		await engine.stopWorkers()
+		await registerBlueprint(engine.database.sql, single('rare'))
+		const proxy = await startProxy(engine.url)
+		try {
+			await engine.addWorker({ registry: {} }, { databaseUrl: proxy.url })
+			const cut = proxy.when('to server', 'flowcraft_release(', (connection) => connection.cut())
+			const runId = await engine.start({ blueprint: 'single' })
+			await cut
+			await waitFor('the node to be put back', async () => {
+				const [row] = await engine.rows<{ since: string | null }>(
+					'select unrunnable_since::text as since from flowcraft_nodes where run_id = $1',
+					runId,
+				)
+				return row?.since !== null
+			})
+			await engine.stopWorkers()
+		} finally {
+			await proxy.close()
+		}
+	})
+
 	test('puts back what it has no implementation for, and one that has it runs it', async () => {
 		await begin([], {})
-		const { registerBlueprint } = await import('../../src/blueprint/register.js')
 		const { warnings } = await registerBlueprint(engine.database.sql, single('rare'))
 		expect(warnings).toEqual(["No worker has offered an implementation of 'rare' yet."])
 		const runId = await engine.start({ blueprint: 'single' })
@@ -749,7 +773,6 @@ describe('a worker', () => {
 
 	test('makes a dead letter of what nobody could run within the limit', async () => {
 		await begin([], {}, { worker: { unrunnableLimitMs: 200 } })
-		const { registerBlueprint } = await import('../../src/blueprint/register.js')
 		await registerBlueprint(engine.database.sql, single('rare'))
 		const run = await engine.run({ blueprint: 'single' })
 		expect(run.status).toBe('failed')

@@ -110,7 +110,7 @@ describe('what commits late', () => {
 		await new Promise<void>((resolve, reject) => {
 			transaction = held.begin(async (tx) => {
 				await tx.unsafe(
-					'select * from flowcraft_claim($1, array[$2], array[$3], array[$4], array[$5])',
+					'select * from flowcraft_claim($1, array[$2], array[$3], array[$4], array[$5], array[gen_random_uuid()])',
 					[worker, runId, nodeId, '', ''],
 				)
 				resolve()

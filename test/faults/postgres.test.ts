@@ -55,6 +55,8 @@ async function expectSoundAfterStorm(strike: () => Promise<unknown>, count: numb
 	}
 	await loading
 	await expectSoundEnd()
+	// Whatever was claimed, given back or finished in the storm was asked again until it was known.
+	expect(worker.process.lines.filter((line) => line.includes('never answered'))).toEqual([])
 }
 
 test('a storm of terminated idle backends with saturated pools', () =>
@@ -264,6 +266,17 @@ test('Postgres out of reach for longer than the lease, although it runs: nobody 
 	expect(
 		await lab.rows(`select 1 from lab_executions where run_id = $1 and node_id = 'a'`, run.runId),
 	).toHaveLength(1)
+})
+
+test('the answer to a claim lost: asked again, it is the same claim, and the node runs once, soon', async () => {
+	const deaf = workerRoad.when('to client', 'claimed', (connection) => connection.cut())
+	const run = await workload.startOne('lab-chain')
+	await deaf
+	const begin = Date.now()
+	await expectSoundEnd()
+	// Long before the look for what stands as the worker's own and is not in hand.
+	expect(Date.now() - begin).toBeLessThan(10_000 + SLACK_MS)
+	expect(await lab.rows('select 1 from lab_executions where run_id = $1', run.runId)).toHaveLength(3)
 })
 
 /** The held run would block its resume, and with it the client. */

@@ -115,6 +115,18 @@ test('recovers from a connection that closes while a statement waits there for t
 	})
 })
 
+test('an answer that broke off with its connection leaves nothing in the next one', async () => {
+	const { pool } = open()
+	await backend(pool)
+	const broken = proxy.when('to client', 'row 4500', (connection) => connection.cut())
+	const rows = query(
+		pool.sql,
+		`select 'row ' || i || repeat(' ', 500) as text from generate_series(1, 5000) as i`,
+	)
+	await Promise.all([broken, expect(rows).rejects.toMatchObject({ code: 'CONNECTION_CLOSED' })])
+	expect(await query(pool.sql, 'select 42 as answer')).toEqual([{ answer: 42 }])
+})
+
 test('a frozen function that thaws after its connections were cut answers as if nothing had been', async () => {
 	const lambda = HOSTS.find(({ name }) => name.includes('API Gateway'))
 	const secret = 'frozen-0123456789abcdef'

@@ -7,7 +7,7 @@ import { createDatabase, type Database } from '../../src/db/client.js'
 import { query } from '../../src/db/query.js'
 import { startRun } from '../../src/run/start.js'
 import { NODES as NODES_OF } from '../bench/workflows.js'
-import { PROJECT_ROOT, type RunningProcess, spawnProgram } from '../support/process.js'
+import { type RunningProcess, spawnProcess } from '../support/process.js'
 import { freshDatabase, type FreshDatabase, freshQueueName, rabbitMq } from '../support/services/index.js'
 import { isFull, testSize } from '../support/size.js'
 import { waitFor } from '../support/wait-for.js'
@@ -36,17 +36,14 @@ beforeAll(async () => {
 		WORKFLOWS: 'test/bench/workflows.ts',
 		LOG_LEVEL: 'info',
 	}
-	const spawn = async (entry: string, readyLine: RegExp): Promise<RunningProcess> => {
-		const program = spawnProgram({
-			name: entry,
-			command: process.execPath,
-			args: ['--expose-gc', '--import', 'tsx', '--import', './test/bench/heap-on-signal.js', entry],
+	const spawn = (entry: string, readyLine: RegExp): Promise<RunningProcess> =>
+		spawnProcess({
+			entry,
+			nodeArgs: ['--expose-gc', '--import', './test/bench/heap-on-signal.js'],
 			env,
-			cwd: PROJECT_ROOT,
+			readyLine,
+			deadlineMs: 60_000,
 		})
-		await program.waitForLine(readyLine, { deadlineMs: 60_000 })
-		return program
-	}
 	const [relay, worker] = await Promise.all([
 		spawn('worker/relay.main.ts', /The relay runs/),
 		spawn('worker/worker.main.ts', /The worker listens/),

@@ -4,6 +4,7 @@ import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { forgetProcess, reapProcess } from './cleanup.js'
+import { compiledFile } from './compiled.js'
 
 export const PROJECT_ROOT = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -43,6 +44,8 @@ export interface SpawnOptions {
 	/** A TypeScript file, relative to the project's folder. */
 	readonly entry: string
 	readonly args?: readonly string[]
+	/** Of Node itself. */
+	readonly nodeArgs?: readonly string[]
 	/** The whole environment besides PATH, HOME and the like: a developer's DATABASE_URL must not leak in. */
 	readonly env?: Readonly<Record<string, string | undefined>>
 	/** Resolve only when a line matches; without it, as soon as the process runs. */
@@ -51,14 +54,19 @@ export interface SpawnOptions {
 	readonly deadlineMs?: number
 }
 
-/** Runs a program of this project as it would run in production, from its source. */
+/**
+ * Runs a program of this project as it would run in production: compiled. So is the module that `WORKFLOWS` names.
+ */
 export async function spawnProcess(options: SpawnOptions): Promise<RunningProcess> {
-	const { entry, args = [], env = {}, readyLine, deadlineMs = 30_000 } = options
+	const { entry, args = [], nodeArgs = [], env = {}, readyLine, deadlineMs = 30_000 } = options
 	const running = spawnProgram({
 		name: entry,
 		command: process.execPath,
-		args: ['--enable-source-maps', '--import', 'tsx', entry, ...args],
-		env,
+		args: ['--enable-source-maps', ...nodeArgs, await compiledFile(entry), ...args],
+		env: {
+			...env,
+			...(env['WORKFLOWS'] === undefined ? {} : { WORKFLOWS: await compiledFile(env['WORKFLOWS']) }),
+		},
 	})
 	await showOutputIfTestFails(running, entry)
 	if (readyLine !== undefined) {

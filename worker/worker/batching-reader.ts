@@ -5,29 +5,22 @@ import {
 	type KeysOfRun,
 	readKeysOfRuns,
 } from '../../src/context/reading.js'
-import { withDeadline } from '../../src/db/errors.js'
 import { whileUnavailable } from '../../src/db/retry.js'
 import type { Executor } from '../../src/db/query.js'
 import { createBatcher } from '../../src/batcher.js'
 
 const MAX_BATCH = 50
-const READ_DEADLINE_MS = 15_000
 
 export function createBatchingReader(db: Executor): ContextReader {
 	const reader = createContextReader(db)
 	const batcher = createBatcher<KeysOfRun, ReadonlyMap<string, string | null>>({
-		run: (asked) => ask('Reading context keys', () => readKeysOfRuns(db, asked)),
+		run: (asked) => whileUnavailable('Reading context keys', () => readKeysOfRuns(db, asked)),
 		maxSize: MAX_BATCH,
 		concurrency: 2,
 		soon: setImmediate,
 	})
 	return {
 		readKeys: async (runId, keys) => (keys.length === 0 ? new Map() : batcher.add({ runId, keys })),
-		readAll: (runId) => ask('Reading a context', () => reader.readAll(runId)),
+		readAll: (runId) => whileUnavailable('Reading a context', () => reader.readAll(runId)),
 	}
-}
-
-/** A read that Postgres cannot answer now is asked again: the node that waits for it has done nothing wrong. */
-function ask<T>(what: string, read: () => Promise<T>): Promise<T> {
-	return whileUnavailable(what, () => withDeadline(what, READ_DEADLINE_MS, read()))
 }

@@ -25,6 +25,7 @@ import { createLastingDatabase } from '../../src/db/renewing-pool.js'
 import { withDeadline } from '../../src/db/errors.js'
 import { type Loop, runLoop, withJitter } from '../../src/loop.js'
 import { answers } from '../../src/db/query.js'
+import { whileUnavailable } from '../../src/db/retry.js'
 import { readJob } from '../../src/outbox/message.js'
 import type { NodeKey } from '../../src/plan/node-key.js'
 import type { Broker, Delivery, Subscription } from '../../src/ports/broker.js'
@@ -202,8 +203,14 @@ export function createWorker(options: WorkerOptions): Worker {
 	let saturatedTimer: NodeJS.Timeout | undefined
 	let paused = false
 
-	const claims = createBatcher<NodeKey, ClaimOutcome>({
-		run: (keys) => withDeadline('A claim', CLAIM_DEADLINE_MS, claimNodes(db, workerId, keys)),
+	// A claim whose answer is lost with its connection may stand, and nobody else can have the node then: the same is
+	// asked again, as long as this worker has its lease.
+	const claims = createBatcher<{ readonly key: NodeKey; readonly token: string }, ClaimOutcome>({
+		run: (asked) => {
+			const [keys, tokens] = [asked.map(({ key }) => key), asked.map(({ token }) => token)]
+			const claim = (): Promise<ClaimOutcome[]> => claimNodes(db, workerId, keys, tokens)
+			return whileUnavailable('A claim', claim, { maxMs: leaseMs, deadlineMs: CLAIM_DEADLINE_MS })
+		},
 		maxSize: MAX_CLAIM_BATCH,
 		concurrency: 2,
 		soon: setImmediate,
@@ -275,7 +282,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	async function claim(delivery: Delivery, key: NodeKey): Promise<ClaimedNode | undefined> {
 		let outcome: ClaimOutcome
 		try {
-			outcome = await claims.add(key)
+			outcome = await claims.add({ key, token: crypto.randomUUID() })
 		} catch (error) {
 			logger.warn('A job could not be claimed', { ...key, workerId, error })
 			outcome = { status: 'no_lease' }
@@ -424,7 +431,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	async function giveBack(claim: ReleasedClaim | undefined, unrunnable = false): Promise<void> {
 		if (claim === undefined) return
 		try {
-			await withDeadline('A release', CLAIM_DEADLINE_MS, releaseNodes(db, [claim], unrunnable))
+			await whileUnavailable('A release', () => releaseNodes(db, [claim], unrunnable))
 			doorbell.ring({ type: 'outbox' })
 		} catch (error) {
 			// It stays ours until the look for forgotten nodes, the end of this process or the sweep.
@@ -457,7 +464,7 @@ export function createWorker(options: WorkerOptions): Worker {
 			)
 	}
 
-	/** The answer to a claim was lost: the node stands as ours, and we know nothing of it. */
+	/** The answer to a claim was lost for good, or a release failed: the node stands as ours, and nobody works on it. */
 	async function giveBackForgotten(): Promise<void> {
 		const held = await withDeadline(
 			'The look for forgotten nodes',

@@ -496,11 +496,13 @@ BEGIN
 END $$;
 --> statement-breakpoint
 -- installed from: 40_claim.sql
--- Claims jobs for a worker: the only way for a node to become `running`. One row per asked job, in any order.
+-- Claims jobs for a worker: the only way for a node to become `running`, but for the successor that a commit claims.
+-- One row per asked job, in any order. The tokens are the worker's choice, a new one for each claim: a claim whose answer
+-- was lost is asked again under the same token, and answered the same.
 --
 -- Outcomes:
---   claimed  it is this worker's, under a new token; the row carries what the execution needs
---   held     another worker runs it, or is claiming it right now
+--   claimed  it is this worker's, under this token; the row carries what the execution needs
+--   held     it runs under another token, or is being claimed right now
 --   early    it is not due yet; its outbox row will come back
 --   paused   its run is paused
 --   done     nothing is left to do: finished, cancelled, unknown, or its child still runs
@@ -511,9 +513,9 @@ END $$;
 -- Losing a claim in a crash of Postgres is harmless (the node is `ready` again and the sweep emits it), so the commit
 -- is asynchronous.
 CREATE OR REPLACE FUNCTION flowcraft_claim(
-	p_worker uuid, p_runs text[], p_nodes text[], p_generations text[], p_recovers text[]
+	p_worker uuid, p_runs text[], p_nodes text[], p_generations text[], p_recovers text[], p_tokens uuid[]
 ) RETURNS TABLE (
-	ix int, outcome text, token uuid, attempt int, crashes int, unrunnable_ms bigint, wake text, wait text, resume text,
+	ix int, outcome text, attempt int, crashes int, unrunnable_ms bigint, wake text, wait text, resume text,
 	has_input boolean, transformed boolean, input text, child_run_id text, child_status text, child_reason text,
 	blueprint_id text, blueprint_hash text, depth int, traceparent text, dynamic text, given text
 )
@@ -529,9 +531,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
 	v_now timestamptz := clock_timestamp();
-	v_claimed int[];
 	v_locked text[];
-	v_woken int[];
 	v_woken_runs text[];
 	v_woken_waiting int[];
 BEGIN
@@ -541,7 +541,7 @@ BEGIN
 		SELECT FROM flowcraft_workers w
 		WHERE w.worker_id = p_worker AND w.dead_at IS NULL AND w.stopped_at IS NULL AND w.lease_until > v_now
 	) THEN
-		RETURN QUERY SELECT i::int, 'no_lease', NULL::uuid, NULL::int, NULL::int, NULL::bigint, NULL, NULL, NULL, NULL::boolean, NULL::boolean, NULL, NULL,
+		RETURN QUERY SELECT i::int, 'no_lease', NULL::int, NULL::int, NULL::bigint, NULL, NULL, NULL, NULL::boolean, NULL::boolean, NULL, NULL,
 			NULL, NULL, NULL, NULL, NULL::int, NULL, NULL, NULL FROM generate_subscripts(p_runs, 1) AS i;
 		RETURN;
 	END IF;
@@ -583,7 +583,7 @@ BEGIN
 			)
 		), woken AS (
 			UPDATE flowcraft_nodes n
-			SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
+			SET state = 'running', worker_id = p_worker, claim_token = p_tokens[a.ix], claimed_at = v_now,
 				claimed_xid = pg_current_xact_id(),
 				wake = CASE n.state WHEN 'child' THEN 'child' ELSE 'timer' END,
 				-- Its message was due when the timer was, or when the child ended: the sweep compares messages by it.
@@ -592,13 +592,12 @@ BEGIN
 				child_status = coalesce(a.child_status, n.child_status)
 			FROM asleep a
 			WHERE n.ctid = a.place AND n.state || '' = a.state
-			RETURNING a.ix, n.run_id, a.waiting
+			RETURNING n.run_id, a.waiting
 		)
-		SELECT array_agg(woken.ix), array_agg(woken.run_id), array_agg(woken.waiting)
-		INTO v_woken, v_woken_runs, v_woken_waiting FROM woken;
-		IF v_woken IS NOT NULL THEN
-			PERFORM flowcraft_settle_runs(v_woken_runs, array_fill(0, ARRAY[cardinality(v_woken)]), v_woken_waiting,
-				array_fill(0, ARRAY[cardinality(v_woken)]), array_fill(NULL::text, ARRAY[cardinality(v_woken)]));
+		SELECT array_agg(woken.run_id), array_agg(woken.waiting) INTO v_woken_runs, v_woken_waiting FROM woken;
+		IF v_woken_runs IS NOT NULL THEN
+			PERFORM flowcraft_settle_runs(v_woken_runs, array_fill(0, ARRAY[cardinality(v_woken_runs)]), v_woken_waiting,
+				array_fill(0, ARRAY[cardinality(v_woken_runs)]), array_fill(NULL::text, ARRAY[cardinality(v_woken_runs)]));
 		END IF;
 	END IF;
 
@@ -619,28 +618,25 @@ BEGIN
 			FOR UPDATE SKIP LOCKED
 		) AS n
 		WHERE s.status IN ('running', 'awaiting')
-	), claimed AS (
-		UPDATE flowcraft_nodes n
-		SET state = 'running', worker_id = p_worker, claim_token = gen_random_uuid(), claimed_at = v_now,
-			claimed_xid = pg_current_xact_id()
-		FROM free f
-		WHERE n.ctid = f.place AND n.state || '' = 'ready'
-		RETURNING f.ix
 	)
-	SELECT coalesce(array_agg(c.ix), '{}') || coalesce(v_woken, '{}') INTO v_claimed FROM claimed c;
+	UPDATE flowcraft_nodes n
+	SET state = 'running', worker_id = p_worker, claim_token = p_tokens[f.ix], claimed_at = v_now,
+		claimed_xid = pg_current_xact_id()
+	FROM free f
+	WHERE n.ctid = f.place AND n.state || '' = 'ready';
 
 	-- 3. What the execution needs: the input that the last taken edge brought, the resume payload, the child's end.
 	RETURN QUERY
 	SELECT w.ix::int,
 		CASE
-			WHEN w.ix = ANY (v_claimed) THEN 'claimed'
+			WHEN n.state = 'running' AND n.claim_token = w.token AND n.worker_id = p_worker THEN 'claimed'
 			WHEN n.state IS NULL OR s.finished_at IS NOT NULL THEN 'done'
 			WHEN s.status = 'paused' AND n.state IN ('ready', 'waiting', 'child') THEN 'paused'
 			WHEN n.state = 'running' OR (n.state = 'ready' AND (n.due_at IS NULL OR n.due_at <= v_now)) THEN 'held'
 			WHEN n.state = 'ready' OR (n.state = 'waiting' AND n.due_at > v_now) THEN 'early'
 			ELSE 'done'
 		END,
-		n.claim_token, n.attempt, n.crashes,
+		n.attempt, n.crashes,
 		(extract(epoch FROM v_now - n.unrunnable_since) * 1000)::bigint, n.wake, n.wait, n.resume,
 		n.input IS NOT NULL OR n.input_node IS NOT NULL, n.input IS NOT NULL,
 		coalesce(n.input, source.output),
@@ -650,7 +646,8 @@ BEGIN
 		CASE WHEN n.input IS NULL AND n.input_node IS NULL THEN (
 			SELECT c.value FROM flowcraft_contexts c WHERE c.run_id = w.run_id AND c.key = '_inputs.' || w.node_id OFFSET 0
 		) END
-	FROM unnest(p_runs, p_nodes, p_generations, p_recovers) WITH ORDINALITY AS w(run_id, node_id, generation, recovers, ix)
+	FROM unnest(p_runs, p_nodes, p_generations, p_recovers, p_tokens)
+		WITH ORDINALITY AS w(run_id, node_id, generation, recovers, token, ix)
 	LEFT JOIN LATERAL (
 		SELECT n.* FROM flowcraft_nodes n
 		WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers

@@ -12,7 +12,7 @@
  *
  * - **Servers.** `private` ones are started here and can be killed (`lab.servers`); `shared` ones are the suite's, with a
  *   database and a queue of the laboratory's own on them: only their *roads* may be harmed. RabbitMQ boots for seconds, so
- *   a file has one laboratory and its tests share it. Processes take a second of a processor to start: `lab.rest(kept)`
+ *   a file has one laboratory and its tests share it. Processes take a moment to start: `lab.rest(kept)`
  *   between tests ends the others and mends all roads.
  * - **Roads.** Every process reaches every server through a TCP proxy: `lab.roads` for all, or a road of its own
  *   (`await lab.road('rabbitMq')`, then `lab.startRelay({ roads: { rabbitMq: road } })`), for harm that nobody else

@@ -12,7 +12,6 @@ import { hostname } from 'node:os'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { NodeContext, NodeFunction, WorkflowBlueprint } from 'flowcraft'
 import { createDatabase } from '../../../src/db/client.js'
-import { withDeadline } from '../../../src/db/errors.js'
 import { query, type Row } from '../../../src/db/query.js'
 import { whileUnavailable } from '../../../src/db/retry.js'
 import type { DurableDependencies } from '../../../worker/execution/durable-dependencies.js'
@@ -39,11 +38,10 @@ const database = createDatabase(process.env['LAB_DATABASE_URL'] ?? '', {
 
 /** Of the laboratory, not of the system: asks until it gets through, whatever Postgres suffers at the moment. */
 const note = <T extends Row>(text: string, parameters: (string | number | null)[]): Promise<T[]> =>
-	whileUnavailable(
-		'Noting an execution',
-		() => withDeadline('A note', 5_000, query<T>(database.sql, text, parameters)),
-		600_000,
-	)
+	whileUnavailable('Noting an execution', () => query<T>(database.sql, text, parameters), {
+		deadlineMs: 5_000,
+		maxMs: 600_000,
+	})
 
 const work: NodeFunction = async ({ context, params, dependencies, signal }: NodeContext) => {
 	const execution = randomUUID()

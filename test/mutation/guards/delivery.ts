@@ -244,8 +244,8 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'worker/worker/worker.ts',
-				find: 'outcome = await claims.add(key)',
-				replace: 'delivery.ack()\n\t\t\toutcome = await claims.add(key)',
+				find: 'outcome = await claims.add({',
+				replace: 'delivery.ack()\n\t\t\toutcome = await claims.add({',
 			},
 		],
 		noticedBy: [
@@ -303,6 +303,57 @@ export const deliveryGuards: readonly Guard[] = [
 			[
 				'test/engine/delivery.test.ts',
 				'gives back what it has no slot for, and another worker runs it',
+			],
+		],
+	},
+	{
+		name: 'claim-asked-again',
+		keeps: 'a node whose claim was not answered stands still for most of a minute',
+		edits: [
+			{
+				file: 'worker/worker/worker.ts',
+				find: "return whileUnavailable('A claim', claim, { maxMs: leaseMs, deadlineMs: CLAIM_DEADLINE_MS })",
+				replace: 'return claim()',
+			},
+		],
+		noticedBy: [
+			[
+				'test/faults/postgres.test.ts',
+				'the answer to a claim lost: asked again, it is the same claim, and the node runs once, soon',
+			],
+		],
+	},
+	{
+		name: 'release-asked-again',
+		keeps: 'a node that could not be given back stands still for most of a minute',
+		edits: [
+			{
+				file: 'worker/worker/worker.ts',
+				find: "await whileUnavailable('A release', () => releaseNodes(db, [claim], unrunnable))",
+				replace: 'await releaseNodes(db, [claim], unrunnable)',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/execution.test.ts',
+				'that could not run a node, and could not say so, gives it back as soon as Postgres answers',
+			],
+		],
+	},
+	{
+		name: 'whole-answers',
+		keeps: 'the answer after one that broke off is misread, and a node fails for it',
+		edits: [
+			{
+				file: 'src/db/query.ts',
+				find: 'if (row !== undefined) rows.push(row)',
+				replace: 'rows.push(row)',
+			},
+		],
+		noticedBy: [
+			[
+				'test/functions/renewing-pool.test.ts',
+				'an answer that broke off with its connection leaves nothing in the next one',
 			],
 		],
 	},

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { parseDuration } from '../../../worker/command-line.js'
+import { compiledFile } from '../../support/compiled.js'
 import { samplePosts } from '../../../worker/workflows/content-moderation/sample-posts.js'
 import { blueprints, registry } from '../../../worker/workflows/index.js'
 
@@ -106,14 +107,14 @@ interface Ended {
 	stderr: string
 }
 
-function run(
+async function run(
 	script: 'client' | 'demo',
 	flags: readonly string[],
 	env: Record<string, string> = {},
 	interruptWhen?: (output: string) => boolean,
 ): Promise<Ended> {
 	const { PATH = '' } = process.env
-	const child = spawn(process.execPath, ['--import', 'tsx', `worker/${script}.ts`, ...flags], {
+	const child = spawn(process.execPath, [await compiledFile(`worker/${script}.ts`), ...flags], {
 		cwd: root,
 		env: { PATH, FLOWCRAFT_URL: server.url, ...env },
 	})
