@@ -152,10 +152,7 @@ export function createApp(options: AppOptions): App {
 	})
 
 	const codec = createValueCodec(options.serializer)
-	const startRun = createStarter(databases, codec, {
-		deadlineMs: databaseDeadlineMs,
-		maxUnderWay: queueSize + (typeof db === 'function' ? 0 : db.sql.options.max),
-	})
+	const startRun = createStarter(databases, codec, databaseDeadlineMs)
 	addStartRoute(endpoints.add, doorbell, startRun)
 	addReadRoutes(endpoints.add, doorbell, codec, options.serializer !== undefined)
 	const redactor = createRedactor({ keys: options.redactKeys ?? DEFAULT_REDACT_KEYS })

@@ -1,7 +1,7 @@
 /** The database as requests see it: opened as the host needs it, and no statement hangs its caller. */
 import type { Database } from '../src/db/client.js'
 import { DeadlineError, recognizable, withDeadline } from '../src/db/errors.js'
-import { type Executor, inOneRoundTrip, query } from '../src/db/query.js'
+import { type Executor, inOneRoundTrip } from '../src/db/query.js'
 import { StatementGate } from './statement-gate.js'
 
 /**
@@ -35,11 +35,17 @@ export interface RequestDatabase {
 /** How requests open the database, and how requests that come together share one. */
 export interface RequestDatabases {
 	open(bindings: unknown): RequestDatabase
+	/** Undefined where a connection belongs to one request. */
+	readonly shared: SharedDatabase | undefined
+}
+
+export interface SharedDatabase {
+	/** Statements that run, and that wait for a connection, at most. */
+	readonly maxUnderWay: number
 	/**
-	 * Undefined where a connection belongs to one request. A statement whose turn comes when it is not wanted any more is
-	 * never sent, and rejects with a `DeadlineError`.
+	 * A statement whose turn comes when it is not wanted any more is never sent, and rejects with a `DeadlineError`.
 	 */
-	readonly shared: ((isWanted: () => boolean) => Executor) | undefined
+	readonly executor: (isWanted: () => boolean) => Executor
 }
 
 export function createRequestDatabases(
@@ -61,18 +67,22 @@ export function createRequestDatabases(
 			shared: undefined,
 		}
 	}
-	const gate = new StatementGate({ slots: source.sql.options.max, maxWaiting: queueSize, deadlineMs })
+	const slots = source.sql.options.max
+	const gate = new StatementGate({ slots, maxWaiting: queueSize, deadlineMs })
 	const executor = limited(source, (statement) => gate.run(statement))
 	return {
 		open: () => ({ executor: () => executor, close: () => undefined }),
-		shared: (isWanted) =>
-			limited(source, (statement) =>
-				gate.run(() => {
-					if (!isWanted())
-						throw new DeadlineError('Waiting for a connection to Postgres', deadlineMs)
-					return statement()
-				}),
-			),
+		shared: {
+			maxUnderWay: slots + queueSize,
+			executor: (isWanted) =>
+				limited(source, (statement) =>
+					gate.run(() => {
+						if (!isWanted())
+							throw new DeadlineError('Waiting for a connection to Postgres', deadlineMs)
+						return statement()
+					}),
+				),
+		},
 	}
 }
 
@@ -88,13 +98,4 @@ function limited({ sql }: Database, run: RunStatement): Executor {
 				})
 		},
 	})
-}
-
-/** Whether the tables are there. */
-export async function isMigrated(db: Executor): Promise<boolean> {
-	const [row] = await query<{ migrated: boolean }>(
-		db,
-		`select to_regclass('flowcraft_statuses') is not null as migrated`,
-	)
-	return row?.migrated === true
 }

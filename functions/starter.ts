@@ -26,21 +26,16 @@ const BATCH_PATIENCE_MS = 100
 /** While one batch commits another one is collected and sent. */
 const BATCHES_AT_ONCE = 2
 
-/** @param maxUnderWay starts that wait or are being written */
-export function createStarter(
-	{ shared }: RequestDatabases,
-	codec: ValueCodec,
-	{ deadlineMs, maxUnderWay }: { readonly deadlineMs: number; readonly maxUnderWay: number },
-): StartRun {
+export function createStarter({ shared }: RequestDatabases, codec: ValueCodec, deadlineMs: number): StartRun {
 	// Where a connection belongs to one request there is nothing to share.
 	if (shared === undefined) return (db, input) => startRun(db, input, codec)
-	const open = shared
+	const { maxUnderWay, executor } = shared
 
 	const batcher = createBatcher<WaitingStart, PromiseSettledResult<StartedRun> | undefined>({
 		run: async (starts) => {
 			const wanted = starts.filter(({ isAbandoned }) => !isAbandoned)
 			const results = await startRuns(
-				open(() => wanted.some(({ isAbandoned }) => !isAbandoned)),
+				executor(() => wanted.some(({ isAbandoned }) => !isAbandoned)),
 				wanted.map(({ input }) => input),
 				codec,
 				BATCH_PATIENCE_MS,
@@ -59,7 +54,7 @@ export function createStarter(
 		if (!isLockTimeout(result?.reason)) throw result?.reason
 		// Somebody holds what one of them needs: each for itself, and only that one waits.
 		return startRun(
-			open(() => !start.isAbandoned),
+			executor(() => !start.isAbandoned),
 			start.input,
 			codec,
 		)

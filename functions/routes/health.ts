@@ -2,7 +2,7 @@
 import { z } from '@hono/zod-openapi'
 import { withDeadline } from '../../src/db/errors.js'
 import { jsonResponse } from '../answer.js'
-import { isMigrated } from '../database.js'
+import { isMigrated } from '../../src/db/is-migrated.js'
 import type { AddEndpoint, EndpointDefinition } from '../endpoint.js'
 import { HttpProblem } from '../problem.js'
 

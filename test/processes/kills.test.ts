@@ -11,9 +11,10 @@ import {
 	redis,
 	type FreshDatabase,
 } from '../support/services/index.js'
+import { testSize } from '../support/size.js'
 
-/** Each sample post this many times: enough that the middle of the demo is easily met. */
-const REPEAT = 8
+/** Each of the 26 sample posts this many times: enough that the middle of the demo is easily met. */
+const REPEAT = testSize('KILLS_REPEAT', { small: 3, full: 8 })
 const LEASE_MS = 1_500
 
 const running: RunningProcess[] = []

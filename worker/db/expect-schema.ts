@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createDatabase } from '../../src/db/client.js'
+import { isMigrated } from '../../src/db/is-migrated.js'
 import { query } from '../../src/db/query.js'
 import { StartError } from '../process.js'
 import { MIGRATIONS_DIR } from './sources.js'
@@ -15,16 +16,15 @@ const REMEDY = 'run npm run db:migrate, or call migrate(databaseUrl).'
 export async function expectSchema(databaseUrl: string): Promise<void> {
 	const { sql, close } = createDatabase(databaseUrl, { max: 1 })
 	try {
-		const [state] = await query<{ present: boolean; journal: boolean }>(
-			sql,
-			`select to_regclass('flowcraft_statuses') is not null as present,
-				to_regclass('drizzle.flowcraft_migrations') is not null
-					and has_table_privilege('drizzle.flowcraft_migrations', 'select') as journal`,
-		)
-		if (state?.present !== true)
+		if (!(await isMigrated(sql)))
 			throw new StartError(`The database has no tables of flowcraft-outbox yet: ${REMEDY}`)
+		const [journal] = await query<{ readable: boolean }>(
+			sql,
+			`select to_regclass('drizzle.flowcraft_migrations') is not null
+				and has_table_privilege('drizzle.flowcraft_migrations', 'select') as readable`,
+		)
 		// Without it somebody has installed the schema by other means, and has to know.
-		if (!state.journal) return
+		if (journal?.readable !== true) return
 		const [applied] = await query<{ newest: string | null }>(
 			sql,
 			'select max(created_at)::text as newest from drizzle.flowcraft_migrations',
