@@ -5,7 +5,7 @@ import { build } from 'esbuild'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { createApp } from '../../functions/app.js'
 import { type FunctionsServer, serveFunctions } from '../../functions/serve.js'
-import { capnpText, runtimes, workerdCompatibility } from '../functions/hosts/hosts.js'
+import { runtimes, textBinding, workerdConfiguration } from '../functions/hosts/hosts.js'
 import { freshFolder } from '../support/cleanup.js'
 import { startEngine, type TestEngine } from '../support/engine.js'
 import { PROJECT_ROOT, spawnProgram } from '../support/process.js'
@@ -100,22 +100,10 @@ test.each([
 test('in a Cloudflare Worker', async () => {
 	const worker = await bundle('program.worker.ts')
 	const configuration = `${worker}.capnp`
+	const bindings = { SERVER: server.url, KEY }
 	await writeFile(
 		configuration,
-		`using Workerd = import "/workerd/workerd.capnp";
-const config :Workerd.Config = (
-	services = [
-		(name = "worker", worker = (
-			modules = [(name = "worker", esModule = embed ${capnpText(basename(worker))})],
-			${await workerdCompatibility()}
-			globalOutbound = "network",
-			bindings = [(name = "SERVER", text = ${capnpText(server.url)}), (name = "KEY", text = ${capnpText(KEY)})],
-		)),
-		(name = "network", network = (allow = ["private"])),
-	],
-	sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "worker")],
-);
-`,
+		await workerdConfiguration(worker, Object.entries(bindings).map(textBinding)),
 	)
 	const running = spawnProgram({
 		name: 'workerd',

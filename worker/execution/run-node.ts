@@ -183,11 +183,17 @@ export async function failNode(
 	return failureCommit(graph, claimed, error)
 }
 
+/** What follows a node, as its commit names it. */
+export interface Successor {
+	readonly nodeId: string
+	readonly dynamic?: DynamicNode | undefined
+}
+
 /** Whether this worker can run what follows in the run of a node that it has claimed. */
 export async function successorsIn(
 	engine: ExecutionEngine,
 	claimed: ClaimedNode,
-): Promise<(successor: { nodeId: string; dynamic?: DynamicNode | undefined }) => boolean> {
+): Promise<(successor: Successor) => boolean> {
 	const graph = await engine.blueprints.graph(claimed.blueprintId, claimed.blueprintHash)
 	return ({ nodeId, dynamic }) => {
 		const node = dynamic?.definition ?? graph?.nodes.get(nodeId)

@@ -5,14 +5,9 @@
  */
 import type { ClaimedNode, ReleasedClaim } from '../../src/claim/claim.js'
 import type { Continued, NodeCommit } from '../../src/commit/commit.js'
-import { type DynamicNode, writeDynamic } from '../../src/plan/dynamic.js'
+import { writeDynamic } from '../../src/plan/dynamic.js'
 import type { NodeKey } from '../../src/plan/node-key.js'
-
-/** A successor, as a commit names it. */
-export interface Successor {
-	readonly nodeId: string
-	readonly dynamic?: DynamicNode | undefined
-}
+import type { Successor } from '../execution/run-node.js'
 
 /**
  * The commit with a claim offered for the first successor that this worker can run; a join only where there is no other.
@@ -38,16 +33,8 @@ export function offerClaim(commit: NodeCommit, canRun: (successor: Successor) =>
 
 /** The claim that this commit offers, to be given back: whether it was taken is not known. */
 export function offeredClaim(commit: NodeCommit): ReleasedClaim | undefined {
-	const { runId } = commit.key
-	for (const { nodeId, generation, recovers, claim } of commit.next ?? []) {
-		if (claim !== undefined)
-			return { key: { runId, nodeId, generation, recovers }, token: claim, delayMs: 0 }
-	}
-	for (const { nodeId, generation, claim } of commit.arrivals ?? []) {
-		if (claim !== undefined)
-			return { key: { runId, nodeId, generation, recovers: '' }, token: claim, delayMs: 0 }
-	}
-	return undefined
+	const offer = offerOf(commit)
+	return offer === undefined ? undefined : { key: offer.key, token: offer.claim, delayMs: 0 }
 }
 
 /** The node that a worker goes on with after `claimed` was committed. */
@@ -56,41 +43,47 @@ export function continuedNode(
 	commit: NodeCommit,
 	continued: ReadonlyMap<string, Continued>,
 ): ClaimedNode | undefined {
-	for (const { claim, input, dynamic, ...key } of commit.next ?? []) {
-		if (claim === undefined || !continued.has(claim)) continue
-		const transformed = input.type === 'value' && input.text !== null
-		return successorOf(claimed, key, claim, {
-			hasInput: input.type === 'output' || transformed,
-			transformed,
-			input:
-				input.type === 'output'
-					? (commit.output ?? null)
-					: input.type === 'value'
-						? input.text
-						: null,
-			dynamic: writeDynamic(dynamic) ?? null,
-		})
+	const offer = offerOf(commit)
+	const taken = offer === undefined ? undefined : continued.get(offer.claim)
+	if (offer === undefined || taken === undefined) return undefined
+	if (offer.next === undefined)
+		return taken.join && successorOf(claimed, offer, { ...taken.join, dynamic: null })
+	const { input, dynamic } = offer.next
+	const transformed = input.type === 'value' && input.text !== null
+	return successorOf(claimed, offer, {
+		hasInput: input.type === 'output' || transformed,
+		transformed,
+		input: input.type === 'output' ? (commit.output ?? null) : input.type === 'value' ? input.text : null,
+		dynamic: writeDynamic(dynamic) ?? null,
+	})
+}
+
+interface Offer {
+	readonly claim: string
+	readonly key: NodeKey
+	/** Undefined: it is a join. */
+	readonly next?: NonNullable<NodeCommit['next']>[number]
+}
+
+function offerOf({ key: { runId }, next = [], arrivals = [] }: NodeCommit): Offer | undefined {
+	for (const item of next) {
+		const { claim, nodeId, generation, recovers } = item
+		if (claim !== undefined) return { claim, key: { runId, nodeId, generation, recovers }, next: item }
 	}
-	for (const { claim, nodeId, generation } of commit.arrivals ?? []) {
-		const join = claim === undefined ? undefined : continued.get(claim)?.join
-		if (claim !== undefined && join !== undefined)
-			return successorOf(claimed, { nodeId, generation, recovers: '' }, claim, {
-				...join,
-				dynamic: null,
-			})
+	for (const { claim, nodeId, generation } of arrivals) {
+		if (claim !== undefined) return { claim, key: { runId, nodeId, generation, recovers: '' } }
 	}
 	return undefined
 }
 
 function successorOf(
-	{ key, blueprintId, blueprintHash, depth, traceparent }: ClaimedNode,
-	{ nodeId, generation, recovers }: Omit<NodeKey, 'runId'>,
-	token: string,
+	{ blueprintId, blueprintHash, depth, traceparent }: ClaimedNode,
+	{ key, claim }: Offer,
 	more: Pick<ClaimedNode, 'hasInput' | 'transformed' | 'input' | 'dynamic'>,
 ): ClaimedNode {
 	return {
-		key: { runId: key.runId, nodeId, generation, recovers },
-		token,
+		key,
+		token: claim,
 		attempt: 1,
 		crashes: 0,
 		unrunnableMs: null,

@@ -202,12 +202,14 @@ export function createWorker(options: WorkerOptions): Worker {
 	let waiting: Waiting[] = []
 	let saturatedTimer: NodeJS.Timeout | undefined
 	let paused = false
+	/** Tokens of claims whose answer is still to come. */
+	const asked = new Set<string>()
 
 	// A claim whose answer is lost with its connection may stand, and nobody else can have the node then: the same is
 	// asked again, as long as this worker has its lease.
 	const claims = createBatcher<{ readonly key: NodeKey; readonly token: string }, ClaimOutcome>({
-		run: (asked) => {
-			const [keys, tokens] = [asked.map(({ key }) => key), asked.map(({ token }) => token)]
+		run: (batch) => {
+			const [keys, tokens] = [batch.map(({ key }) => key), batch.map(({ token }) => token)]
 			const claim = (): Promise<ClaimOutcome[]> => claimNodes(db, workerId, keys, tokens)
 			return whileUnavailable('A claim', claim, { maxMs: leaseMs, deadlineMs: CLAIM_DEADLINE_MS })
 		},
@@ -281,11 +283,15 @@ export function createWorker(options: WorkerOptions): Worker {
 	/** The claim decides; whatever it says, the message has then done its duty. */
 	async function claim(delivery: Delivery, key: NodeKey): Promise<ClaimedNode | undefined> {
 		let outcome: ClaimOutcome
+		const token = crypto.randomUUID()
+		asked.add(token)
 		try {
-			outcome = await claims.add({ key, token: crypto.randomUUID() })
+			outcome = await claims.add({ key, token })
 		} catch (error) {
 			logger.warn('A job could not be claimed', { ...key, workerId, error })
 			outcome = { status: 'no_lease' }
+		} finally {
+			asked.delete(token)
 		}
 		if (outcome.status === 'no_lease') {
 			await sleep(REQUEUE_PAUSE_MS)
@@ -472,7 +478,7 @@ export function createWorker(options: WorkerOptions): Worker {
 			heldNodes(db, workerId, forgottenAfterMs),
 		)
 		const inHand = new Set(running.all().map(({ claimed }) => claimed.token))
-		const forgotten = held.filter(({ token }) => !inHand.has(token))
+		const forgotten = held.filter(({ token }) => !inHand.has(token) && !asked.has(token))
 		if (forgotten.length === 0) return
 		logger.warn('Nodes whose claim was never answered are given back', {
 			workerId,

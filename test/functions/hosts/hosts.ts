@@ -186,14 +186,45 @@ const bun: Host = {
 }
 
 /** What wrangler.toml asks of the runtime, in the words of workerd. */
-export async function workerdCompatibility(): Promise<string> {
+async function workerdCompatibility(): Promise<string> {
 	const toml = await readFile(new URL('../../../functions/hosts/wrangler.toml', import.meta.url), 'utf8')
 	const setting = (name: string): string | undefined => new RegExp(`^${name} = (.+)$`, 'm').exec(toml)?.[1]
 	return `compatibilityDate = ${setting('compatibility_date')}, compatibilityFlags = ${setting('compatibility_flags')},`
 }
 
 /** A text as Cap'n Proto writes it: as C does. */
-export const capnpText = (text: string): string => `"${text.replace(/[\\"]/g, '\\$&')}"`
+const capnpText = (text: string): string => `"${text.replace(/[\\"]/g, '\\$&')}"`
+
+/** A variable of a worker's, as `workerdConfiguration` takes it. */
+export const textBinding = ([name, text]: readonly [name: string, text: string]): string =>
+	`(name = ${capnpText(name)}, text = ${capnpText(text)})`
+
+/**
+ * How workerd serves a worker on a free port, in the words of Cap'n Proto.
+ * @param worker its bundle; the configuration has to lie beside it
+ * @param services beside the worker and the network
+ */
+export async function workerdConfiguration(
+	worker: string,
+	bindings: readonly string[],
+	services: readonly string[] = [],
+): Promise<string> {
+	return `using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = (
+	services = [
+		(name = "worker", worker = (
+			modules = [(name = "worker", esModule = embed ${capnpText(basename(worker))})],
+			${await workerdCompatibility()}
+			globalOutbound = "network",
+			bindings = [${bindings.join(', ')}],
+		)),
+		(name = "network", network = (allow = ["private", "public"])),
+		${services.join(', ')}
+	],
+	sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "worker")],
+);
+`
+}
 
 /** @param throughHyperdrive reaches Postgres through a binding, not by its URL */
 const cloudflare = (name: string, throughHyperdrive: boolean): Host => ({
@@ -206,9 +237,7 @@ const cloudflare = (name: string, throughHyperdrive: boolean): Host => ({
 		const worker = await bundleOf('cloudflare')
 		const database = new URL(DATABASE_URL)
 		const variables = throughHyperdrive ? env : { DATABASE_URL, ...env }
-		const bindings = Object.entries(variables).map(
-			([variable, value]) => `(name = ${capnpText(variable)}, text = ${capnpText(value)})`,
-		)
+		const bindings = Object.entries(variables).map(textBinding)
 		if (throughHyperdrive)
 			bindings.push(
 				`(name = "HYPERDRIVE", hyperdrive = (designator = "postgres", database = ${capnpText(database.pathname.slice(1))}, user = ${capnpText(database.username)}, password = ${capnpText(database.password || 'none')}, scheme = "postgresql"))`,
@@ -217,21 +246,9 @@ const cloudflare = (name: string, throughHyperdrive: boolean): Host => ({
 		const configuration = `${worker}.${database.port}.${throughHyperdrive ? 'hyperdrive' : 'direct'}.capnp`
 		await writeFile(
 			configuration,
-			`using Workerd = import "/workerd/workerd.capnp";
-const config :Workerd.Config = (
-	services = [
-		(name = "worker", worker = (
-			modules = [(name = "worker", esModule = embed ${capnpText(basename(worker))})],
-			${await workerdCompatibility()}
-			globalOutbound = "network",
-			bindings = [${bindings.join(', ')}],
-		)),
-		(name = "network", network = (allow = ["private", "public"])),
-		(name = "postgres", external = (address = ${capnpText(database.host)}, tcp = ())),
-	],
-	sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "worker")],
-);
-`,
+			await workerdConfiguration(worker, bindings, [
+				`(name = "postgres", external = (address = ${capnpText(database.host)}, tcp = ()))`,
+			]),
 		)
 		return spawnServer(
 			{

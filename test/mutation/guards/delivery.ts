@@ -244,8 +244,8 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'worker/worker/worker.ts',
-				find: 'outcome = await claims.add({',
-				replace: 'delivery.ack()\n\t\t\toutcome = await claims.add({',
+				find: 'outcome = await claims.add({ key, token })',
+				replace: 'delivery.ack()\n\t\t\toutcome = await claims.add({ key, token })',
 			},
 		],
 		noticedBy: [
