@@ -47,7 +47,7 @@ const MIB = 1024 * KIB
 const FULL: Sizes = {
 	inFlight: 500,
 	runs: 4_000,
-	fanOuts: 3,
+	fanOuts: 10,
 	fanOutNodes: 10_000,
 	widths: [100, 1_000, 10_000],
 	batches: [1_000, 10_000],

@@ -20,6 +20,8 @@ export interface Stage {
 
 /** Before anything is measured: caches, plans, connections, and the compiler of the process. */
 export const WARM_UP_RUNS = 500
+/** The same for fan-outs of 1,000, whose statements and messages chains have not warmed; one after the other. */
+export const WARM_UP_FAN_OUTS = 3
 
 export class Session {
 	readonly lab: Lab

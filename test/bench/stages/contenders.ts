@@ -3,7 +3,7 @@ import type { Contender } from '../contenders/contender.js'
 import { dbos } from '../contenders/dbos.js'
 import { openworkflow } from '../contenders/openworkflow.js'
 import { timeLoad } from '../in-flight.js'
-import { type Session, type Stage, WARM_UP_RUNS } from '../session.js'
+import { type Session, type Stage, WARM_UP_FAN_OUTS, WARM_UP_RUNS } from '../session.js'
 
 const CONTENDERS: readonly Contender[] = [dbos, openworkflow, bullmq]
 
@@ -26,10 +26,12 @@ async function measure(session: Session, { name, chain, fanOut, start }: Contend
 			{ workload: chain.workload, total: sizes.runs, inFlight: sizes.inFlight },
 			chain.nodes,
 		)
+		const oneByOne = { workload: fanOut.workload, inFlight: 1 }
+		await timeLoad(running, { ...oneByOne, total: WARM_UP_FAN_OUTS })
 		await session.measure(
 			`${name}: fan-out 1,000`,
 			running,
-			{ workload: fanOut.workload, total: sizes.fanOuts, inFlight: 1 },
+			{ ...oneByOne, total: sizes.fanOuts },
 			fanOut.nodes,
 		)
 	} finally {

@@ -1,4 +1,5 @@
-import type { Stage } from '../session.js'
+import { timeLoad } from '../in-flight.js'
+import { type Stage, WARM_UP_FAN_OUTS } from '../session.js'
 
 /** Fan-outs: 1,000 wide alone, as they are compared with others; and the same number of nodes in every width. */
 export const fanOuts: Stage = {
@@ -7,7 +8,9 @@ export const fanOuts: Stage = {
 	async run(session) {
 		const system = await session.system()
 		const { fanOuts: total, fanOutNodes, widths } = session.sizes
-		await session.measure('fan-out 1,000', system, { workload: 'fan-out-1000', total, inFlight: 1 })
+		const oneByOne = { workload: 'fan-out-1000', inFlight: 1 }
+		await timeLoad(system, { ...oneByOne, total: WARM_UP_FAN_OUTS })
+		await session.measure('fan-out 1,000', system, { ...oneByOne, total })
 		for (const width of widths) {
 			const runs = fanOutNodes / width
 			const name = `fan-outs of ${width.toLocaleString('en')}`
