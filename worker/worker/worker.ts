@@ -12,7 +12,6 @@ import { offerImplementations, registerBlueprint } from '../../src/blueprint/reg
 import { createBlueprintStore } from '../../src/blueprint/store.js'
 import {
 	type ClaimedNode,
-	claimNodes,
 	type ClaimOutcome,
 	endedRuns,
 	heldNodes,
@@ -50,8 +49,8 @@ import { createWebhookUrls } from '../execution/webhook.js'
 import { createWorkflows, type WorkflowsModule } from '../execution/workflows.js'
 import { createTransactionalCommitter, OnCommitError } from '../transaction/commit.js'
 import { TransactionPool } from '../transaction/pool.js'
-import { createBatcher } from '../../src/batcher.js'
 import { createBatchingReader } from './batching-reader.js'
+import { createClaimer } from './claims.js'
 import { announce, type Committed, createCommitter, sleep } from './commits.js'
 import { continuedNode, offerClaim, offeredClaim } from './continuation.js'
 import { createEmitter } from '../execution/emitter.js'
@@ -119,8 +118,6 @@ export interface Worker {
 	>
 }
 
-/** Jobs per claim at most. */
-const MAX_CLAIM_BATCH = 100
 const CLAIM_DEADLINE_MS = 15_000
 /** How often a worker asks which of its runs were cancelled, beside the doorbell; in ms. */
 const CANCEL_POLL_MS = 1_000
@@ -202,20 +199,12 @@ export function createWorker(options: WorkerOptions): Worker {
 	let waiting: Waiting[] = []
 	let saturatedTimer: NodeJS.Timeout | undefined
 	let paused = false
-	/** Tokens of claims whose answer is still to come. */
-	const asked = new Set<string>()
-
-	// A claim whose answer is lost with its connection may stand, and nobody else can have the node then: the same is
-	// asked again, as long as this worker has its lease.
-	const claims = createBatcher<{ readonly key: NodeKey; readonly token: string }, ClaimOutcome>({
-		run: (batch) => {
-			const [keys, tokens] = [batch.map(({ key }) => key), batch.map(({ token }) => token)]
-			const claim = (): Promise<ClaimOutcome[]> => claimNodes(db, workerId, keys, tokens)
-			return whileUnavailable('A claim', claim, { maxMs: leaseMs, deadlineMs: CLAIM_DEADLINE_MS })
-		},
-		maxSize: MAX_CLAIM_BATCH,
-		concurrency: 2,
-		soon: setImmediate,
+	const claimer = createClaimer({
+		db,
+		workerId: () => workerId,
+		leaseMs,
+		deadlineMs: CLAIM_DEADLINE_MS,
+		isStopping: () => stopping !== undefined,
 	})
 
 	// ── Deliveries and slots ─────────────────────────────────────────────────────────────────────────────────────────
@@ -283,15 +272,11 @@ export function createWorker(options: WorkerOptions): Worker {
 	/** The claim decides; whatever it says, the message has then done its duty. */
 	async function claim(delivery: Delivery, key: NodeKey): Promise<ClaimedNode | undefined> {
 		let outcome: ClaimOutcome
-		const token = crypto.randomUUID()
-		asked.add(token)
 		try {
-			outcome = await claims.add({ key, token })
+			outcome = await claimer.claim(key)
 		} catch (error) {
 			logger.warn('A job could not be claimed', { ...key, workerId, error })
 			outcome = { status: 'no_lease' }
-		} finally {
-			asked.delete(token)
 		}
 		if (outcome.status === 'no_lease') {
 			await sleep(REQUEUE_PAUSE_MS)
@@ -478,7 +463,7 @@ export function createWorker(options: WorkerOptions): Worker {
 			heldNodes(db, workerId, forgottenAfterMs),
 		)
 		const inHand = new Set(running.all().map(({ claimed }) => claimed.token))
-		const forgotten = held.filter(({ token }) => !inHand.has(token) && !asked.has(token))
+		const forgotten = held.filter(({ token }) => !inHand.has(token) && !claimer.isUnderWay(token))
 		if (forgotten.length === 0) return
 		logger.warn('Nodes whose claim was never answered are given back', {
 			workerId,

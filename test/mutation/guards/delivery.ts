@@ -244,8 +244,8 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'worker/worker/worker.ts',
-				find: 'outcome = await claims.add({ key, token })',
-				replace: 'delivery.ack()\n\t\t\toutcome = await claims.add({ key, token })',
+				find: 'outcome = await claimer.claim(key)',
+				replace: 'delivery.ack()\n\t\t\toutcome = await claimer.claim(key)',
 			},
 		],
 		noticedBy: [
@@ -311,9 +311,9 @@ export const deliveryGuards: readonly Guard[] = [
 		keeps: 'a node whose claim was not answered stands still for most of a minute',
 		edits: [
 			{
-				file: 'worker/worker/worker.ts',
-				find: "return whileUnavailable('A claim', claim, { maxMs: leaseMs, deadlineMs: CLAIM_DEADLINE_MS })",
-				replace: 'return claim()',
+				file: 'worker/worker/claims.ts',
+				find: "return whileUnavailable('A claim', ask, { maxMs: leaseMs, deadlineMs })",
+				replace: 'return ask()',
 			},
 		],
 		noticedBy: [
