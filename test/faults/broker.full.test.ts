@@ -17,7 +17,6 @@ let lab: Lab
 let relayRoad: TcpProxy
 /** One set for all tests; nothing here ends a process. */
 let standing: LabProcess[] = []
-let relay: LabProcess
 let workload: Workload
 beforeAll(async () => {
 	lab = await openLab({ rabbitMq: 'private', redis: 'private' })
@@ -28,7 +27,6 @@ beforeAll(async () => {
 		lab.startWorker(),
 		lab.startWorker(),
 	])
-	relay = standing[0] as LabProcess
 	workload = createWorkload(lab, { seed: 1 })
 	await workload.start(14)
 	await workload.finish()
@@ -93,16 +91,14 @@ test('a queue deleted under load is declared again, and what was in it is sent a
 		whileMessagesWait(() => onBroker(lab, (channel) => channel.deleteQueue(lab.queue))),
 	))
 
-test('a queue unbound under load is bound again, and no message is taken for published meanwhile', async () => {
-	await expectSoundUnderLoad(() =>
+test('a queue unbound under load is bound again, and no message is taken for published meanwhile', () =>
+	expectSoundUnderLoad(() =>
 		onBroker(lab, (channel) => channel.unbindQueue(lab.queue, EXCHANGE, lab.queue)),
-	)
-	await relay.process.waitForLine(/no queue is bound/)
-})
+	))
 
 test('an exchange that is missing is declared again', async () => {
+	// By the relay, which cannot publish, or by a worker that subscribes anew before it.
 	await expectSoundUnderLoad(() => onBroker(lab, (channel) => channel.deleteExchange(EXCHANGE)))
-	// By the relay, which could not publish, or by a worker that subscribed anew before it.
 	await onBroker(lab, (channel) => channel.checkExchange(EXCHANGE))
 })
 
