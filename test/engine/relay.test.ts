@@ -6,6 +6,7 @@ import type { Broker, OutboundMessage, PublishOutcome } from '../../src/ports/br
 import { createLastingDatabase } from '../../src/db/renewing-pool.js'
 import { noLogger } from '../../src/ports/logger.js'
 import { createInProcessBroker } from '../../worker/broker/in-process.js'
+import type { RelayOptions } from '../../worker/relay/relay.js'
 import { createSweep } from '../../worker/relay/sweep.js'
 import { flow } from '../support/core.js'
 import { startEngine, type TestEngine } from '../support/engine.js'
@@ -18,12 +19,15 @@ let engine: TestEngine
 afterEach(() => engine.stop())
 
 /** A real broker, some of whose answers a test changes. */
-async function begin(changes: (broker: Broker) => Partial<Broker>, stalledMs?: number): Promise<void> {
+async function begin(
+	changes: (broker: Broker) => Partial<Broker>,
+	relay: Partial<RelayOptions> = {},
+): Promise<void> {
 	const broker = createInProcessBroker({ queues: ['flowcraft-jobs'] })
 	engine = await startEngine({
 		manualRelay: true,
 		broker: { ...broker, ...changes(broker) },
-		...(stalledMs === undefined ? {} : { relay: { stalledMs } }),
+		relay,
 	})
 	await registerBlueprint(engine.database.sql, flow('one', [], { a: {} }))
 }
@@ -70,6 +74,34 @@ test('takes nothing while it has no connection to the broker', async () => {
 	expect(await outbox()).toEqual([])
 })
 
+test('that stops publishes what it has taken, and takes no more', async () => {
+	let confirm = (): void => {}
+	const confirmed = new Promise<void>((resolve) => (confirm = resolve))
+	const published: OutboundMessage[] = []
+	await begin(
+		(broker) => ({
+			publish: async (messages) => {
+				published.push(...messages)
+				await confirmed
+				return broker.publish(messages)
+			},
+		}),
+		{ batchSize: 2 },
+	)
+	for (let i = 0; i < 20; i++) await engine.start({ blueprint: 'one' })
+	const taken = (): Promise<unknown[]> =>
+		engine.rows('select 1 from flowcraft_outbox where claim_token is not null')
+	engine.relay.start()
+	await waitFor('batches under way, and one taken ahead', async () => (await taken()).length === 8)
+	expect(published).toHaveLength(6)
+	const stopped = engine.relay.stop()
+	confirm()
+	await stopped
+	expect(await taken()).toEqual([])
+	expect(published).toHaveLength(20 - (await outbox()).length)
+	expect(published.length).toBeLessThan(20)
+})
+
 test('does not publish again what a worker has had since its relay died', async () => {
 	await begin(() => ({}))
 	const runId = await engine.start({ blueprint: 'one' })
@@ -93,7 +125,9 @@ test('does not publish again what a worker has had since its relay died', async 
 })
 
 test('emits again what the broker has lost', async () => {
-	await begin(() => ({ publish: async (messages) => messages.map(() => ({ status: 'confirmed' })) }), 1)
+	await begin(() => ({ publish: async (messages) => messages.map(() => ({ status: 'confirmed' })) }), {
+		stalledMs: 1,
+	})
 	const runId = await engine.start({ blueprint: 'one' })
 	await engine.relay.tick()
 	expect(await outbox()).toEqual([])
@@ -159,7 +193,7 @@ test('takes no message for lost while the broker cannot be asked', async () => {
 			publish: async (messages) => messages.map(() => ({ status: 'confirmed' })),
 			depth: async () => asked.depth,
 		}),
-		1,
+		{ stalledMs: 1 },
 	)
 	const runId = await engine.start({ blueprint: 'one' })
 	await engine.relay.tick()

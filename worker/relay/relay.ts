@@ -213,14 +213,15 @@ export function createRelay(options: RelayOptions): Relay {
 	}
 
 	/**
-	 * Like `tick`, but while there are full batches the next one is taken before the broker has confirmed the last: Postgres
-	 * and RabbitMQ work at the same time.
+	 * Like `tick`, but while there are full batches the next one is taken before the last is published: Postgres, this
+	 * process and RabbitMQ work at the same time.
 	 */
 	function pipelined(takeNext: () => Promise<Batch>): {
 		tick: () => Promise<number>
 		idle: () => Promise<unknown>
 	} {
 		const underWay = new Set<Promise<void>>()
+		let taking: Promise<Batch> | undefined
 		let failure: { readonly error: unknown } | undefined
 		return {
 			async tick() {
@@ -230,19 +231,30 @@ export function createRelay(options: RelayOptions): Relay {
 					failure = undefined
 					throw error
 				}
-				const batch = await takeNext()
-				const delivering = deliver(batch)
+				const next = taking ?? takeNext()
+				taking = undefined
+				const batch = await next
 				if (batch.rows.length < batchSizeOf(batch.lane)) {
-					await delivering
+					await deliver(batch)
 				} else {
-					const settled = delivering
+					taking = takeNext()
+					// A failure is the next round's.
+					taking.catch(() => {})
+					// It is asked for at the end of the turn; publishing takes many milliseconds of this one.
+					await new Promise(setImmediate)
+					const settled = deliver(batch)
 						.catch((error: unknown) => void (failure = { error }))
 						.finally(() => underWay.delete(settled))
 					underWay.add(settled)
 				}
 				return batch.rows.length
 			},
-			idle: () => Promise.all(underWay),
+			async idle() {
+				// What has been taken is not left to wait for the end of its claim.
+				const last = await taking?.catch(() => undefined)
+				if (last !== undefined) await deliver(last).catch(() => {})
+				await Promise.all(underWay)
+			},
 		}
 	}
 

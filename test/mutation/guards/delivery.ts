@@ -106,6 +106,20 @@ export const deliveryGuards: readonly Guard[] = [
 		],
 	},
 	{
+		name: 'relay-stop-publishes',
+		keeps: 'what a relay has taken when it stops waits for the end of its claim',
+		edits: [
+			{
+				file: 'worker/relay/relay.ts',
+				find: 'if (last !== undefined) await deliver(last).catch(() => {})',
+				replace: '',
+			},
+		],
+		noticedBy: [
+			['test/engine/relay.test.ts', 'that stops publishes what it has taken, and takes no more'],
+		],
+	},
+	{
 		name: 'ring-only-sleepers',
 		keeps: 'every commit notifies, and waits for every other',
 		edits: [
