@@ -98,7 +98,9 @@ export async function claimNodes(
 			textArray(tokens),
 		],
 	)
-	const outcomes = keys.map((): ClaimOutcome => ({ status: 'done' }))
+	if (rows.length !== keys.length)
+		throw new Error(`A claim of ${keys.length} nodes was answered for ${rows.length}`)
+	const outcomes: ClaimOutcome[] = []
 	for (const row of rows) {
 		const position = row.ix - 1
 		outcomes[position] =

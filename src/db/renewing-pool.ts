@@ -17,12 +17,15 @@ import { inOneRoundTrip } from './query.js'
 export function createRenewingPool(open: () => Database, maxRestMs = Number.POSITIVE_INFINITY): Database {
 	let pool = open()
 	let usedAt = Date.now()
+	let isClosed = false
 	const renew = (): void => {
 		// What is under way on the old one may finish; how its dead connections end is of no interest.
 		pool.close().catch(() => {})
 		pool = open()
 	}
 	const current = (): Database => {
+		// Whoever still asks shall not open another one, and not wait for this one to come back.
+		if (isClosed) throw new Error('This database has been closed')
 		// Not `performance.now()`, which may stand still with the process.
 		const now = Date.now()
 		if (now - usedAt > maxRestMs) renew()
@@ -33,7 +36,7 @@ export function createRenewingPool(open: () => Database, maxRestMs = Number.POSI
 		const asked = current()
 		const pending = inOneRoundTrip(asked.sql.unsafe(...args))
 		pending.then(undefined, (error: unknown) => {
-			if (pool === asked && isConnectTimeout(error)) renew()
+			if (pool === asked && !isClosed && isConnectTimeout(error)) renew()
 		})
 		return pending
 	}
@@ -46,7 +49,10 @@ export function createRenewingPool(open: () => Database, maxRestMs = Number.POSI
 		get drizzle() {
 			return current().drizzle
 		},
-		close: () => pool.close(),
+		close() {
+			isClosed = true
+			return pool.close()
+		},
 	}
 }
 

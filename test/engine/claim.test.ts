@@ -59,6 +59,18 @@ test('a claim that is asked again under its token, because its answer was lost, 
 	expect(await core.claim(worker, key)).toEqual({ status: 'held' })
 })
 
+test('a claim that is asked again after its node has been tried under its token does not stand again', async () => {
+	const key = keyOf(await core.start('one'), 'a')
+	const token = crypto.randomUUID()
+	await claimNodes(core.sql, worker, [key], [token])
+	const retry = { key, token, outcome: 'retry', error: '{}', delayMs: 0 } as const
+	expect(await core.commit(retry)).toEqual(['committed'])
+	// The first ask, long on its way.
+	expect(await claimNodes(core.sql, worker, [key], [token])).toEqual([{ status: 'held' }])
+	expect(await core.commit(retry)).toEqual(['repeated'])
+	expect(await core.claim(worker, key)).toMatchObject({ status: 'claimed', node: { attempt: 2 } })
+})
+
 test('answers come in the order of the asked jobs, whatever becomes of each', async () => {
 	const [first, second] = [await core.start('two'), await core.start('two')]
 	await core.claimed(worker, first, 'b')

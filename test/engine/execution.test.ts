@@ -9,7 +9,7 @@ import {
 	SubflowNode,
 	type WorkflowBlueprint,
 } from 'flowcraft'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, onTestFinished, test } from 'vitest'
 import { registerBlueprint } from '../../src/blueprint/register.js'
 import { claimNodes } from '../../src/claim/claim.js'
 import type { RunStep } from '../../src/claim/steps.js'
@@ -18,9 +18,10 @@ import { listNodes } from '../../src/run/node-history.js'
 import { readRun } from '../../src/run/read.js'
 import { resumeRun } from '../../src/run/resume.js'
 import type { WorkflowsModule } from '../../worker/execution/workflows.js'
+import type { WorkerOptions } from '../../worker/worker/worker.js'
 import { type EndedRun, startEngine, type TestEngine, type TestEngineOptions } from '../support/engine.js'
 import { whenBlocked } from '../support/locks.js'
-import { startProxy } from '../support/tcp-proxy.js'
+import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
 
 let engine: TestEngine
@@ -696,6 +697,70 @@ describe('a worker', () => {
 		await waitFor('the run to end', async () => {
 			await engine.relay.tick()
 			return (await statusOf(runId)) === 'completed'
+		})
+	})
+
+	describe('whose claim', () => {
+		/** A worker behind a proxy, and a run for it. */
+		async function beginBehindProxy(options: Partial<WorkerOptions> = {}): Promise<TcpProxy> {
+			await begin(single('works'), { works: async () => ({ output: 'done' }) })
+			await engine.stopWorkers()
+			const proxy = await startProxy(engine.url)
+			onTestFinished(() => proxy.close())
+			await engine.addWorker(
+				{ registry: { works: async () => ({ output: 'done' }) } },
+				{ databaseUrl: proxy.url, ...options },
+			)
+			return proxy
+		}
+		const firstNode = async (runId: string): Promise<Record<string, unknown> | undefined> =>
+			(await engine.rows('select state, crashes from flowcraft_nodes where run_id = $1', runId))[0]
+
+		test('is never answered asks again after a third of its lease', async () => {
+			const proxy = await beginBehindProxy({ leaseMs: 6_000 })
+			const lost = proxy.when('to client', 'claimed', (connection) => connection.blackhole())
+			const runId = await engine.start({ blueprint: 'single' })
+			await lost
+			await engine.end(runId, 10_000)
+			expect(await firstNode(runId)).toEqual({ state: 'completed', crashes: 0 })
+			// Nobody waits for the lost answer any more, nor does the end of the worker.
+			proxy.cut()
+		})
+
+		test('is still under way when it asks again gives back what it does not know that it has', async () => {
+			const proxy = await beginBehindProxy()
+			await engine.database.sql.unsafe(`
+				create sequence claims;
+				create function slow_at_first() returns trigger language plpgsql as $$ begin
+					if nextval('claims') = 1 then perform pg_sleep(1); end if;
+					return new;
+				end $$;
+				create trigger slow_at_first before update on flowcraft_nodes for each row
+					when (new.state = 'running') execute function slow_at_first()`)
+			let lost: (() => void) | undefined
+			const asked = proxy.when('to server', 'flowcraft_claim(', (connection) => {
+				lost = () => connection.cut()
+			})
+			const runId = await engine.start({ blueprint: 'single' })
+			await asked
+			await waitFor('the claim to be under way', async () => {
+				const rows = await engine.rows(
+					`select 1 from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`,
+				)
+				return rows.length > 0
+			})
+			lost?.()
+			await engine.end(runId)
+			expect(await firstNode(runId)).toEqual({ state: 'completed', crashes: 0 })
+		})
+
+		test('was not answered when it is told to stop gives the node back, and counts no crash', async () => {
+			const proxy = await beginBehindProxy({ leaseMs: 6_000 })
+			const lost = proxy.when('to client', 'claimed', (connection) => connection.blackhole())
+			const runId = await engine.start({ blueprint: 'single' })
+			await lost
+			await engine.stopWorkers()
+			expect(await firstNode(runId)).toEqual({ state: 'ready', crashes: 0 })
 		})
 	})
 

@@ -56,7 +56,7 @@ async function expectSoundAfterStorm(strike: () => Promise<unknown>, count: numb
 	await loading
 	await expectSoundEnd()
 	// Whatever was claimed, given back or finished in the storm was asked again until it was known.
-	expect(worker.process.lines.filter((line) => line.includes('never answered'))).toEqual([])
+	expect(worker.process.lines.filter((line) => line.includes('Forgotten nodes'))).toEqual([])
 }
 
 test('a storm of terminated idle backends with saturated pools', () =>

@@ -115,6 +115,14 @@ test('recovers from a connection that closes while a statement waits there for t
 	})
 })
 
+test('opens none any more once it has been closed', async () => {
+	const { pool, count } = open()
+	await backend(pool)
+	await pool.close()
+	await expect(backend(pool)).rejects.toThrow('This database has been closed')
+	expect(count()).toBe(1)
+})
+
 test('an answer that broke off with its connection leaves nothing in the next one', async () => {
 	const { pool } = open()
 	await backend(pool)

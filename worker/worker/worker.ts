@@ -203,7 +203,7 @@ export function createWorker(options: WorkerOptions): Worker {
 		db,
 		workerId: () => workerId,
 		leaseMs,
-		deadlineMs: CLAIM_DEADLINE_MS,
+		doubtMs: forgottenAfterMs,
 		isStopping: () => stopping !== undefined,
 	})
 
@@ -353,7 +353,9 @@ export function createWorker(options: WorkerOptions): Worker {
 			attempt: claimed.attempt,
 			workerId,
 		}
-		const nodeCommit = goesOn() ? offerClaim(planned, await successorsIn(engine, claimed)) : planned
+		// What follows may not be known any more, and cannot be looked up: that is no reason not to commit.
+		const canRun = goesOn() ? await successorsIn(engine, claimed).catch(() => undefined) : undefined
+		const nodeCommit = canRun === undefined ? planned : offerClaim(planned, canRun)
 		const failWith = async (error: Error): Promise<ClaimedNode | undefined> =>
 			commit(claimed, await failNode(engine, claimed, error), signal, goesOn)
 		try {
@@ -455,8 +457,19 @@ export function createWorker(options: WorkerOptions): Worker {
 			)
 	}
 
-	/** The answer to a claim was lost for good, or a release failed: the node stands as ours, and nobody works on it. */
+	/** What stands as ours without our knowing it, since the answer to its claim was lost, or came from beside it. */
+	async function giveBackDoubtful(): Promise<void> {
+		const doubtful = claimer.doubtful()
+		if (doubtful.length === 0) return
+		const released = await withDeadline('A release', CLAIM_DEADLINE_MS, releaseNodes(db, doubtful))
+		if (released === 0) return
+		logger.warn('Nodes whose claim was in doubt are given back', { workerId, nodes: released })
+		doorbell.ring({ type: 'outbox' })
+	}
+
+	/** Whatever else stands as ours, and nobody works on it: a release may have failed. */
 	async function giveBackForgotten(): Promise<void> {
+		await giveBackDoubtful()
 		const held = await withDeadline(
 			'The look for forgotten nodes',
 			CLAIM_DEADLINE_MS,
@@ -465,10 +478,7 @@ export function createWorker(options: WorkerOptions): Worker {
 		const inHand = new Set(running.all().map(({ claimed }) => claimed.token))
 		const forgotten = held.filter(({ token }) => !inHand.has(token) && !claimer.isUnderWay(token))
 		if (forgotten.length === 0) return
-		logger.warn('Nodes whose claim was never answered are given back', {
-			workerId,
-			nodes: forgotten.length,
-		})
+		logger.warn('Forgotten nodes are given back', { workerId, nodes: forgotten.length })
 		await releaseNodes(
 			db,
 			forgotten.map((claim) => ({ ...claim, delayMs: 0 })),
@@ -560,6 +570,10 @@ export function createWorker(options: WorkerOptions): Worker {
 				}
 				stopListening?.()
 				await Promise.all(polls.map((loop) => loop.stop()))
+				if (isRegistered)
+					await giveBackDoubtful().catch((error: unknown) =>
+						logger.warn('Doubtful claims could not be given back', { workerId, error }),
+					)
 				await heartbeat?.stop()
 				await tell(markStopped)
 				await Promise.all([transactions.close(), database.close()])

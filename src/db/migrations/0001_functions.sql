@@ -569,7 +569,7 @@ BEGIN
 				CASE WHEN n.state = 'waiting' OR n.child_status = 'awaiting' THEN -1 ELSE 0 END AS waiting
 			FROM wanted w
 			CROSS JOIN LATERAL (
-				SELECT n.ctid AS place, n.state, n.due_at, n.child_run_id, n.child_status FROM flowcraft_nodes n
+				SELECT n.ctid AS place, n.state, n.due_at, n.child_run_id, n.child_status, n.claim_token FROM flowcraft_nodes n
 				WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
 				OFFSET 0
 			) AS n
@@ -581,6 +581,8 @@ BEGIN
 				(n.state = 'waiting' AND n.due_at <= v_now)
 				OR (n.state = 'child' AND child.finished_at IS NOT NULL)
 			)
+			-- An ask that comes late must not give a token that has been used up its power back.
+			AND n.claim_token IS DISTINCT FROM p_tokens[w.ix]
 		), woken AS (
 			UPDATE flowcraft_nodes n
 			SET state = 'running', worker_id = p_worker, claim_token = p_tokens[a.ix], claimed_at = v_now,
@@ -615,6 +617,7 @@ BEGIN
 			SELECT n.ctid AS place FROM flowcraft_nodes n
 			WHERE n.run_id = w.run_id AND n.node_id = w.node_id AND n.generation = w.generation AND n.recovers = w.recovers
 				AND n.state || '' = 'ready' AND (n.due_at IS NULL OR n.due_at <= v_now)
+				AND n.claim_token IS DISTINCT FROM p_tokens[w.ix]
 			FOR UPDATE SKIP LOCKED
 		) AS n
 		WHERE s.status IN ('running', 'awaiting')

@@ -26,6 +26,23 @@ export const claimGuards: readonly Guard[] = [
 		],
 	},
 	{
+		name: 'claim-token-once',
+		keeps: 'an ask that was long on its way makes a token that has been used up good again',
+		edits: [
+			{
+				file: CLAIM,
+				find: '\t\t\t\tAND n.claim_token IS DISTINCT FROM p_tokens[w.ix]\n\t\t\tFOR UPDATE',
+				replace: '\t\t\tFOR UPDATE',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/claim.test.ts',
+				'a claim that is asked again after its node has been tried under its token does not stand again',
+			],
+		],
+	},
+	{
 		name: 'claim-due',
 		keeps: 'a retry or a timer goes off before its time',
 		edits: [

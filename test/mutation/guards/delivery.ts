@@ -326,14 +326,48 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'worker/worker/claims.ts',
-				find: "return whileUnavailable('A claim', ask, { maxMs: leaseMs, deadlineMs })",
-				replace: 'return ask()',
+				find: "await whileUnavailable('A claim', askOnce, { maxMs: leaseMs, deadlineMs })",
+				replace: 'await askOnce()',
 			},
 		],
 		noticedBy: [
 			[
 				'test/faults/postgres.test.ts',
 				'the answer to a claim lost: asked again, it is the same claim, and the node runs once, soon',
+			],
+		],
+	},
+	{
+		name: 'claim-doubt',
+		keeps: 'a node whose claim came through beside its repetition stands still for most of a minute',
+		edits: [
+			{
+				file: 'worker/worker/claims.ts',
+				find: "if (asks > 1) doubt(batch.filter((_, position) => outcomes[position]?.status !== 'claimed'))",
+				replace: '',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/execution.test.ts',
+				'is still under way when it asks again gives back what it does not know that it has',
+			],
+		],
+	},
+	{
+		name: 'claim-doubt-at-stop',
+		keeps: 'a claim that a stopping worker has not been told of counts as a crash of its node',
+		edits: [
+			{
+				file: 'worker/worker/claims.ts',
+				find: '\t\t\tdoubt(batch)\n\t\t\tthrow error',
+				replace: '\t\t\tthrow error',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/execution.test.ts',
+				'was not answered when it is told to stop gives the node back, and counts no crash',
 			],
 		],
 	},
