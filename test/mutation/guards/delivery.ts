@@ -322,7 +322,7 @@ export const deliveryGuards: readonly Guard[] = [
 	},
 	{
 		name: 'claim-asked-again',
-		keeps: 'a node whose claim was not answered stands still for most of a minute',
+		keeps: 'a node whose claim was not answered stands still until it is given back',
 		edits: [
 			{
 				file: 'worker/worker/claims.ts',
@@ -333,7 +333,7 @@ export const deliveryGuards: readonly Guard[] = [
 		noticedBy: [
 			[
 				'test/faults/postgres.test.ts',
-				'the answer to a claim lost: asked again, it is the same claim, and the node runs once, soon',
+				'the answer to a claim lost: asked again, it is the same claim, and the node runs once',
 			],
 		],
 	},
