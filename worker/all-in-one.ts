@@ -4,6 +4,7 @@
  *
  * The one place where both rooms, `functions` and `worker`, meet.
  */
+import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
 import { createApp } from '../functions/app.js'
 import { readServerConfig } from '../functions/config.js'
@@ -20,6 +21,7 @@ import { createInProcessDoorbell } from './doorbell/in-process.js'
 import { createRedisDoorbell } from './doorbell/redis.js'
 import { createEventsFile } from './embedded/events-file.js'
 import { EmbeddedPostgresError, startEmbeddedPostgres } from './embedded/postgres.js'
+import { takeOver } from './embedded/take-over.js'
 import { blueprintIds } from './execution/workflows.js'
 import { createLogger } from './logger.js'
 import { type RunningProcess, runProcess, StartError } from './process.js'
@@ -90,6 +92,19 @@ async function openBacking(services: Services, settings: AllInOneSettings, logge
 	}
 }
 
+/**
+ * Found out before everything else is started in vain.
+ * @throws what Node says (`EADDRINUSE`, `EACCES`, …)
+ */
+async function expectFreePort(host: string, port: number): Promise<void> {
+	const probe = createServer()
+	await new Promise<void>((resolve, reject) => {
+		probe.once('error', reject)
+		probe.listen(port, host, resolve)
+	})
+	await new Promise((resolve) => probe.close(resolve))
+}
+
 async function start(): Promise<RunningProcess> {
 	// Checked as a whole, before anything is started; where the database is, is settled below.
 	const [{ settings, services }, server] = readTogether(
@@ -98,6 +113,7 @@ async function start(): Promise<RunningProcess> {
 	)
 	const workflows = await loadWorkflows(settings.WORKFLOWS)
 	const logger = createLogger('flowcraft', settings.LOG_LEVEL, logRedactor(settings, process.env))
+	await expectFreePort(server.host, server.port)
 
 	const backing = await openBacking(services, settings, logger)
 	const { databaseUrl, broker, doorbell } = backing
@@ -112,6 +128,7 @@ async function start(): Promise<RunningProcess> {
 	}
 	try {
 		await migrate(databaseUrl)
+		if (services.type === 'embedded') await takeOver(database.sql, logger)
 		const worker = createWorker({
 			databaseUrl,
 			broker,

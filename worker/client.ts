@@ -101,12 +101,17 @@ async function main(): Promise<number> {
 }
 
 async function readInput(text: string): Promise<Record<string, unknown>> {
-	const json = text.startsWith('@') ? await readFile(text.slice(1), 'utf8') : text
+	let input: unknown
 	try {
-		return z.record(z.string(), z.unknown()).parse(JSON.parse(json))
-	} catch {
-		throw new UsageError('--input must be a JSON object.')
+		input = JSON.parse(text.startsWith('@') ? await readFile(text.slice(1), 'utf8') : text)
+	} catch (error) {
+		throw new UsageError(
+			`--input must be a JSON object: ${error instanceof Error ? error.message : String(error)}`,
+		)
 	}
+	const { success, data } = z.record(z.string(), z.unknown()).safeParse(input)
+	if (!success) throw new UsageError('--input must be a JSON object.')
+	return data
 }
 
 /** Says once what a run is waiting for, and again only when that changes. */

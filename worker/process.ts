@@ -1,6 +1,7 @@
 /** What every long-lived process does alike: read its settings, start, stop on a signal, and end with the right code. */
 import { EnvironmentError } from '../src/environment.js'
 import type { Logger } from '../src/ports/logger.js'
+import { whenScriptEnds } from '../src/npm-script.js'
 import { createRedactor, secretsOf } from '../src/redaction.js'
 
 export interface RunningProcess {
@@ -15,7 +16,7 @@ export interface RunningProcess {
 export class StartError extends Error {}
 
 /**
- * Runs a process until SIGTERM or SIGINT. Exit codes: 0 after a graceful stop, 1 after a failure, 2 for a faulty
+ * Runs a process until SIGTERM, SIGINT or the end of the npm script that it runs in. Exit codes: 0 after a graceful stop, 1 after a failure, 2 for a faulty
  * environment. A second signal ends it at once; so does an error that nobody caught: what state it left is unknown,
  * and everything that matters is in Postgres.
  */
@@ -57,6 +58,9 @@ export async function runProcess(help: string, start: () => Promise<RunningProce
 	}
 	process.on('SIGTERM', () => void stop('SIGTERM'))
 	process.on('SIGINT', () => void stop('SIGINT'))
+	whenScriptEnds(process, () => {
+		if (!stopping) void stop('the end of its npm script')
+	})
 	for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
 		process.on(event, (error: unknown) => {
 			logger.error('An error that nobody caught ends the process', { event, error })

@@ -4,6 +4,12 @@ import { bundleHost, HOST_BUNDLES, type HostName } from './bundle.js'
 
 const isHost = (name: string): name is HostName => name in HOST_BUNDLES
 
+if (process.argv.includes('--help') || process.argv.includes('-h')) {
+	console.log(`Writes what is deployed to a host into bundles/, one file each; without names, of all hosts.
+
+  npm run bundle -- [${Object.keys(HOST_BUNDLES).join(' | ')}] …`)
+	process.exit()
+}
 const names = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(HOST_BUNDLES)
 for (const name of names) {
 	if (!isHost(name)) {

@@ -4,6 +4,7 @@ import { createRedactor, secretsOf } from '../../src/redaction.js'
 import { createApp } from '../app.js'
 import { readServerConfig } from '../config.js'
 import { isMigrated } from '../../src/db/is-migrated.js'
+import { whenScriptEnds } from '../../src/npm-script.js'
 import type { App } from '../endpoint.js'
 import type { FunctionsServer } from '../serve.js'
 import { hostLogger, openPool } from './setup.js'
@@ -92,7 +93,7 @@ async function serve({ env = process.env, hostname, listen }: ServerHost): Promi
 		() => {},
 	)
 
-	const stop = async (signal: NodeJS.Signals): Promise<void> => {
+	const stop = async (signal: string): Promise<void> => {
 		logger.info('Stopping', { signal })
 		await server.stop()
 		await db.close()
@@ -109,11 +110,20 @@ async function serve({ env = process.env, hostname, listen }: ServerHost): Promi
 			stop(signal).catch(fail)
 		})
 	}
+	whenScriptEnds(process, () => {
+		if (stopping) return
+		stopping = true
+		stop('the end of its npm script').catch(fail)
+	})
 }
 
 function fail(error: unknown): void {
+	if (error instanceof EnvironmentError) {
+		console.error(`${error.message}\n\nSee .env.example, or --help.`)
+		process.exit(EXIT_CONFIG)
+	}
 	console.error(createRedactor({ secrets: secretsOf(process.env) }).text(explain(error)))
-	process.exit(error instanceof EnvironmentError ? EXIT_CONFIG : EXIT_FAILURE)
+	process.exit(EXIT_FAILURE)
 }
 
 function explain(error: unknown): string {

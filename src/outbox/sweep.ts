@@ -28,6 +28,20 @@ export async function sweepWorkers(
 }
 
 /**
+ * Declares all workers and relays dead, whatever their leases and claims say: only for a process that is alone with its
+ * database. What workers had in hand is for the next sweep, what relays had taken for the next relay.
+ */
+export async function buryAll(db: Executor): Promise<void> {
+	await query(
+		db,
+		`with workers as (
+			update flowcraft_workers set dead_at = clock_timestamp() where dead_at is null and stopped_at is null
+		)
+		update flowcraft_outbox set claimed_until = '-infinity' where claim_token is not null`,
+	)
+}
+
+/**
  * Emits again what could run but whose message is lost.
  * @param backlog messages wait in the broker: only nodes that were passed by count as lost
  * @returns how many were emitted again

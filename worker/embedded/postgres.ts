@@ -320,10 +320,17 @@ class Server {
 
 /** The folder's real path. Closed to others, except that the server, who may be another user, can pass through it. */
 async function prepareFolder(dataDir: string): Promise<string> {
-	await mkdir(dataDir, { recursive: true, mode: 0o700 })
-	const home = await realpath(dataDir)
-	if (process.getuid?.() === 0) await chmod(home, (await stat(home)).mode | 0o011)
-	return home
+	try {
+		await mkdir(dataDir, { recursive: true, mode: 0o700 })
+		const home = await realpath(dataDir)
+		if (process.getuid?.() === 0) await chmod(home, (await stat(home)).mode | 0o011)
+		return home
+	} catch (error) {
+		throw new EmbeddedPostgresError(
+			`The data cannot be kept in ${dataDir}: ${error instanceof Error ? error.message : String(error)}. Set DATA_DIR to another folder.`,
+			{ cause: error },
+		)
+	}
 }
 
 async function open(home: string): Promise<Cluster> {
