@@ -13,13 +13,18 @@ export interface ScriptProcess {
 	readonly ppid: number
 }
 
-/** Calls `onEnd` once, and ends nothing itself, when the npm script that this process runs in has ended. Does nothing outside of one. */
-export function whenScriptEnds(scriptProcess: ScriptProcess, onEnd: () => void): void {
-	if (scriptProcess.env['npm_lifecycle_event'] === undefined) return
+/**
+ * Resolves when the npm script that this process runs in has ended; outside of one, never. To be called first of all: whose
+ * child this process was before that cannot be known.
+ */
+export function scriptEnd(scriptProcess: ScriptProcess): Promise<void> {
+	if (scriptProcess.env['npm_lifecycle_event'] === undefined) return new Promise(() => {})
 	const shell = scriptProcess.ppid
-	const look = setInterval(() => {
-		if (scriptProcess.ppid === shell) return
-		clearInterval(look)
-		onEnd()
-	}, LOOK_EVERY_MS)
+	return new Promise((resolve) => {
+		const look = setInterval(() => {
+			if (scriptProcess.ppid === shell) return
+			clearInterval(look)
+			resolve()
+		}, LOOK_EVERY_MS)
+	})
 }

@@ -1,7 +1,7 @@
 /** What every long-lived process does alike: read its settings, start, stop on a signal, and end with the right code. */
 import { EnvironmentError } from '../src/environment.js'
 import type { Logger } from '../src/ports/logger.js'
-import { whenScriptEnds } from '../src/npm-script.js'
+import { scriptEnd } from '../src/npm-script.js'
 import { createRedactor, secretsOf } from '../src/redaction.js'
 
 export interface RunningProcess {
@@ -25,6 +25,7 @@ export async function runProcess(help: string, start: () => Promise<RunningProce
 		console.log(help)
 		return
 	}
+	const scriptHasEnded = scriptEnd(process)
 	let running: RunningProcess
 	try {
 		running = await start()
@@ -58,7 +59,7 @@ export async function runProcess(help: string, start: () => Promise<RunningProce
 	}
 	process.on('SIGTERM', () => void stop('SIGTERM'))
 	process.on('SIGINT', () => void stop('SIGINT'))
-	whenScriptEnds(process, () => {
+	void scriptHasEnded.then(() => {
 		if (!stopping) void stop('the end of its npm script')
 	})
 	for (const event of ['uncaughtException', 'unhandledRejection'] as const) {

@@ -4,7 +4,7 @@ import { createRedactor, secretsOf } from '../../src/redaction.js'
 import { createApp } from '../app.js'
 import { readServerConfig } from '../config.js'
 import { isMigrated } from '../../src/db/is-migrated.js'
-import { whenScriptEnds } from '../../src/npm-script.js'
+import { scriptEnd } from '../../src/npm-script.js'
 import type { App } from '../endpoint.js'
 import type { FunctionsServer } from '../serve.js'
 import { hostLogger, openPool } from './setup.js'
@@ -74,6 +74,7 @@ export async function runServerProcess(serverHost: ServerHost): Promise<void> {
 }
 
 async function serve({ env = process.env, hostname, listen }: ServerHost): Promise<void> {
+	const scriptHasEnded = scriptEnd(process)
 	const config = readServerConfig(env)
 	const { pid } = process
 	const logger = hostLogger(config, env, { pid, ...(hostname === undefined ? {} : { hostname }) })
@@ -110,7 +111,7 @@ async function serve({ env = process.env, hostname, listen }: ServerHost): Promi
 			stop(signal).catch(fail)
 		})
 	}
-	whenScriptEnds(process, () => {
+	void scriptHasEnded.then(() => {
 		if (stopping) return
 		stopping = true
 		stop('the end of its npm script').catch(fail)
