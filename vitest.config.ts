@@ -29,8 +29,7 @@ const WHOLE_SYSTEMS = ['test/faults/**/*.test.ts', 'test/processes/**/*.test.ts'
 export default defineConfig({
 	test: {
 		pool: 'forks',
-		// One more than the two cores that this is made for: tests wait for leases and deadlines much of their time.
-		maxWorkers: 3,
+		maxWorkers: 2,
 		// Real servers and processes share two cores: on a machine that stands still for a while a deadline may pass that has
 		// nothing to do with what is tested. CI tries once more, and names the test.
 		retry: process.env['CI'] === 'true' ? 1 : 0,
