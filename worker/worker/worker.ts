@@ -118,7 +118,8 @@ export interface Worker {
 	>
 }
 
-const CLAIM_DEADLINE_MS = 15_000
+/** Of the statements that look after claims, in ms; claims themselves have one of their own. */
+const QUERY_DEADLINE_MS = 15_000
 /** How often a worker asks which of its runs were cancelled, beside the doorbell; in ms. */
 const CANCEL_POLL_MS = 1_000
 /** How often a worker compares what stands as its own with what it has in hand, in ms. */
@@ -453,18 +454,23 @@ export function createWorker(options: WorkerOptions): Worker {
 		const runIds = running.runIds()
 		if (runIds.length > 0)
 			abortRuns(
-				await withDeadline('The look for cancelled runs', CLAIM_DEADLINE_MS, endedRuns(db, runIds)),
+				await withDeadline('The look for cancelled runs', QUERY_DEADLINE_MS, endedRuns(db, runIds)),
 			)
 	}
 
 	/** What stands as ours without our knowing it, since the answer to its claim was lost, or came from beside it. */
 	async function giveBackDoubtful(): Promise<void> {
-		const doubtful = claimer.doubtful()
-		if (doubtful.length === 0) return
-		const released = await withDeadline('A release', CLAIM_DEADLINE_MS, releaseNodes(db, doubtful))
-		if (released === 0) return
-		logger.warn('Nodes whose claim was in doubt are given back', { workerId, nodes: released })
-		doorbell.ring({ type: 'outbox' })
+		const released = await giveBackAll(claimer.doubtful())
+		if (released > 0)
+			logger.warn('Nodes whose claim was in doubt are given back', { workerId, nodes: released })
+	}
+
+	/** Returns how many were ours. */
+	async function giveBackAll(claims: readonly ReleasedClaim[]): Promise<number> {
+		if (claims.length === 0) return 0
+		const released = await withDeadline('A release', QUERY_DEADLINE_MS, releaseNodes(db, claims))
+		if (released > 0) doorbell.ring({ type: 'outbox' })
+		return released
 	}
 
 	/** Whatever else stands as ours, and nobody works on it: a release may have failed. */
@@ -472,18 +478,13 @@ export function createWorker(options: WorkerOptions): Worker {
 		await giveBackDoubtful()
 		const held = await withDeadline(
 			'The look for forgotten nodes',
-			CLAIM_DEADLINE_MS,
+			QUERY_DEADLINE_MS,
 			heldNodes(db, workerId, forgottenAfterMs),
 		)
 		const inHand = new Set(running.all().map(({ claimed }) => claimed.token))
 		const forgotten = held.filter(({ token }) => !inHand.has(token) && !claimer.isUnderWay(token))
-		if (forgotten.length === 0) return
-		logger.warn('Forgotten nodes are given back', { workerId, nodes: forgotten.length })
-		await releaseNodes(
-			db,
-			forgotten.map((claim) => ({ ...claim, delayMs: 0 })),
-		)
-		doorbell.ring({ type: 'outbox' })
+		const released = await giveBackAll(forgotten.map((claim) => ({ ...claim, delayMs: 0 })))
+		if (released > 0) logger.warn('Forgotten nodes are given back', { workerId, nodes: released })
 	}
 
 	const abortRuns = (runIds: readonly string[]): void =>
@@ -566,7 +567,7 @@ export function createWorker(options: WorkerOptions): Worker {
 				await Promise.all([subscription?.close(), tell(markDraining)])
 				if (!(await idleWithin(drainMs))) {
 					running.abort(() => new WorkerDrainingError())
-					await idleWithin(CLAIM_DEADLINE_MS)
+					await idleWithin(QUERY_DEADLINE_MS)
 				}
 				stopListening?.()
 				await Promise.all(polls.map((loop) => loop.stop()))
