@@ -7,6 +7,7 @@
  *
  *   options       the command line           lab, system   servers; our processes on them
  *   session       a run of the benchmark     in-flight     load in a closed loop, for every engine alike
+ *   look          how many runs are live
  *   stages/       what is measured           contenders/   DBOS, OpenWorkflow, BullMQ
  *   floors/       pgbench, amqplib, Hono     costs         WAL, statements, messages and CPU of a node
  *   comparisons   what has to be reached     calculator    what more nodes per second need

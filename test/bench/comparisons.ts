@@ -103,7 +103,12 @@ const COMPARISONS: readonly Comparison[] = [
 	},
 	...chain(REFERENCE_ADAPTER),
 	...fanOut(REFERENCE_ADAPTER),
-	{ name: 'two workers against one', of: 'chain of 3, two workers', against: 'chain of 3' },
+	{ name: 'chain of 3, two workers against one', of: 'chain of 3, two workers', against: 'chain of 3' },
+	{
+		name: 'fan-out 1,000, two workers against one',
+		of: 'fan-out 1,000, two workers',
+		against: 'fan-out 1,000',
+	},
 ]
 
 function chain(other: string, atLeast?: number): Comparison[] {

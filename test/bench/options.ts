@@ -21,10 +21,11 @@ bench-results.json.
 export interface Sizes {
 	/** Runs at once in the stages of chains. */
 	readonly inFlight: number
-	/** Runs in all, there. */
+	/** Runs in all, of chains that are not compared with others. */
 	readonly runs: number
-	/** Fan-outs of 1,000, one after the other. */
-	readonly fanOuts: number
+	/** What is compared with others: not measured first, so that all are warm, and then measured for so long. */
+	readonly warmUpSeconds: number
+	readonly paceSeconds: number
 	/** Nodes in all where fan-outs of several widths are compared. */
 	readonly fanOutNodes: number
 	readonly widths: readonly number[]
@@ -47,7 +48,8 @@ const MIB = 1024 * KIB
 const FULL: Sizes = {
 	inFlight: 500,
 	runs: 4_000,
-	fanOuts: 10,
+	warmUpSeconds: 4,
+	paceSeconds: 5,
 	fanOutNodes: 10_000,
 	widths: [100, 1_000, 10_000],
 	batches: [1_000, 10_000],
@@ -55,7 +57,7 @@ const FULL: Sizes = {
 	contextBytes: [10 * KIB, MIB, 10 * MIB],
 	contextRuns: 20,
 	latencySamples: 200,
-	outboxRows: 20_000,
+	outboxRows: 100_000,
 	historyNodes: 1_000_000,
 	floorSeconds: 4,
 	httpSeconds: 4,
@@ -66,7 +68,8 @@ const FULL: Sizes = {
 const QUICK: Sizes = {
 	inFlight: 200,
 	runs: 400,
-	fanOuts: 1,
+	warmUpSeconds: 1,
+	paceSeconds: 1,
 	fanOutNodes: 1_000,
 	widths: [100, 1_000],
 	batches: [1_000],

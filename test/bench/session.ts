@@ -1,6 +1,6 @@
 /** One run of the benchmark: its servers, what it has measured so far, and our own processes while they are wanted. */
-import { type CostPerNode, costPerNode, readCounters, type Watched } from './costs.js'
-import { type Engine, type Load, timeLoad } from './in-flight.js'
+import { type CostPerNode, costPerNode, type Counters, readCounters, type Watched } from './costs.js'
+import { type Engine, type Load, paceLoad, type SteadyLoad, timeLoad } from './in-flight.js'
 import type { Lab } from './lab.js'
 import type { Options, Sizes } from './options.js'
 import type { Results } from './results.js'
@@ -18,10 +18,11 @@ export interface Stage {
 	close?(): Promise<void>
 }
 
-/** Before anything is measured: caches, plans, connections, and the compiler of the process. */
-export const WARM_UP_RUNS = 500
-/** The same for fan-outs of 1,000, whose statements and messages chains have not warmed; one after the other. */
-export const WARM_UP_FAN_OUTS = 3
+/** Before anything is measured on processes of ours: caches, plans, connections. */
+const WARM_UP_RUNS = 500
+
+/** What `pace` is asked for. */
+export type PacedLoad = Pick<SteadyLoad, 'workload' | 'inFlight'>
 
 export class Session {
 	readonly lab: Lab
@@ -73,6 +74,29 @@ export class Session {
 		nodesPerRun = NODES[load.workload] ?? Number.NaN,
 	): Promise<void> {
 		await this.measureWork(name, engine.watched, load.total * nodesPerRun, () => timeLoad(engine, load))
+	}
+
+	/** The same for a load that goes on until the engine is warm, and then as long as the sizes say. */
+	async pace(
+		name: string,
+		engine: Engine & { readonly watched: Watched },
+		load: PacedLoad,
+		nodesPerRun = NODES[load.workload] ?? Number.NaN,
+	): Promise<void> {
+		const { warmUpSeconds, paceSeconds } = this.sizes
+		let before: Counters | undefined
+		let after: Counters | undefined
+		const { runs, seconds } = await paceLoad(
+			engine,
+			{ ...load, warmUpSeconds, seconds: paceSeconds },
+			{
+				onBegin: async () => void (before = await readCounters(engine.watched)),
+				onEnd: async () => void (after = await readCounters(engine.watched)),
+			},
+		)
+		if (before !== undefined && after !== undefined)
+			this.costs.set(name, costPerNode(before, after, runs * nodesPerRun))
+		this.results.add(name, (runs * nodesPerRun) / seconds, 'nodes/s')
 	}
 
 	/** The same for work of any kind, which tells how many seconds it took. */

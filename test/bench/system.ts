@@ -1,7 +1,6 @@
 /** Our own processes on a database of their own: a relay and any number of workers. */
 import { basename, join } from 'node:path'
 import { createDatabase, type Database } from '../../src/db/client.js'
-import { query } from '../../src/db/query.js'
 import { startRuns } from '../../src/run/start.js'
 import { freePort } from '../../worker/embedded/cluster.js'
 import { type RunningProcess, spawnProcess } from '../support/process.js'
@@ -9,9 +8,10 @@ import { freshQueueName } from '../support/services/index.js'
 import { type Watched } from './costs.js'
 import type { Engine } from './in-flight.js'
 import type { Lab, LabDatabase } from './lab.js'
+import { openLook } from './look.js'
 
-/** As many nodes at once as the 32 connections of the floor and more: what a worker on a machine of its own would have. */
-const WORKER_CONCURRENCY = 256
+/** Nodes at once: what a worker on a machine of its own would have whose nodes wait more than they compute. */
+const WORKER_CONCURRENCY = 1_024
 /** Statements that start runs under way at once, and runs in each: what a functions server does that has many requests. */
 const STARTERS = 2
 const STARTS_AT_ONCE = 50
@@ -75,7 +75,8 @@ export async function startSystem(lab: Lab, options: SystemOptions = {}): Promis
 				CONCURRENCY: options.environment?.['CONCURRENCY'] ?? String(WORKER_CONCURRENCY),
 			}),
 		)
-	const database = createDatabase(databaseUrl, { max: STARTERS + 2, applicationName: 'bench' })
+	const database = createDatabase(databaseUrl, { max: STARTERS + 1, applicationName: 'bench' })
+	const look = await openLook(databaseUrl, 'flowcraft_statuses where finished_at is null')
 
 	return {
 		database,
@@ -105,16 +106,10 @@ export async function startSystem(lab: Lab, options: SystemOptions = {}): Promis
 				}),
 			)
 		},
-		async live() {
-			const [row] = await query<{ live: number }>(
-				database.sql,
-				'select count(*)::int as live from flowcraft_statuses where finished_at is null',
-			)
-			return row?.live ?? 0
-		},
+		live: () => look.live(),
 		async stop() {
 			await Promise.all([relay.stop(), ...workers.map((worker) => worker.stop())])
-			await database.close()
+			await Promise.all([database.close(), look.close()])
 			await owned?.drop()
 		},
 	}

@@ -2,9 +2,8 @@
  * DBOS: its own process starts and executes the workflows, over its default of 10 connections: with 20 and 50 it was slower
  * on two cores.
  */
-import { createDatabase } from '../../../src/db/client.js'
-import { query } from '../../../src/db/query.js'
 import { spawnProcess } from '../../support/process.js'
+import { openLook } from '../look.js'
 import type { Contender } from './contender.js'
 
 const FAN_OUT = 1_000
@@ -24,7 +23,7 @@ export const dbos: Contender = {
 			deadlineMs: 60_000,
 		})
 		const port = /Listening on (\d+)/.exec(application.tail())?.[1]
-		const database = createDatabase(fresh.url, { max: 1, applicationName: 'bench' })
+		const look = await openLook(fresh.url, `dbos.workflow_status where status in ('PENDING', 'ENQUEUED')`)
 		return {
 			watched: {
 				databaseUrl: fresh.url,
@@ -35,16 +34,10 @@ export const dbos: Contender = {
 				const response = await fetch(`http://127.0.0.1:${port}/${workload}&count=${count}`)
 				if (!response.ok) throw new Error(`DBOS: ${await response.text()}`)
 			},
-			async live() {
-				const [row] = await query<{ live: number }>(
-					database.sql,
-					`select count(*)::int as live from dbos.workflow_status where status in ('PENDING', 'ENQUEUED')`,
-				)
-				return row?.live ?? 0
-			},
+			live: () => look.live(),
 			async stop() {
 				await application.kill()
-				await database.close()
+				await look.close()
 				await fresh.drop()
 			},
 		}

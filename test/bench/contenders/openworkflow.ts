@@ -4,9 +4,8 @@
  */
 import { OpenWorkflow } from 'openworkflow'
 import { BackendPostgres } from 'openworkflow/postgres'
-import { createDatabase } from '../../../src/db/client.js'
-import { query } from '../../../src/db/query.js'
 import { spawnProcess } from '../../support/process.js'
+import { openLook } from '../look.js'
 import type { Contender } from './contender.js'
 import { FAN_OUT, specs } from './openworkflow-workflows.js'
 
@@ -29,7 +28,10 @@ export const openworkflow: Contender = {
 			readyLine: /The worker runs/,
 			deadlineMs: 60_000,
 		})
-		const database = createDatabase(fresh.url, { max: 1, applicationName: 'bench' })
+		const look = await openLook(
+			fresh.url,
+			`openworkflow.workflow_runs where namespace_id = 'default' and status in ('pending', 'running', 'sleeping')`,
+		)
 		return {
 			watched: {
 				databaseUrl: fresh.url,
@@ -43,17 +45,11 @@ export const openworkflow: Contender = {
 					Array.from({ length: count }, () => client.runWorkflow(known.spec, known.input)),
 				)
 			},
-			async live() {
-				const [row] = await query<{ live: number }>(
-					database.sql,
-					`select count(*)::int as live from openworkflow.workflow_runs where status in ('pending', 'running', 'sleeping')`,
-				)
-				return row?.live ?? 0
-			},
+			live: () => look.live(),
 			async stop() {
 				await worker.kill()
 				await backend.stop()
-				await database.close()
+				await look.close()
 				await fresh.drop()
 			},
 		}

@@ -2,12 +2,11 @@ import { bullmq } from '../contenders/bullmq.js'
 import type { Contender } from '../contenders/contender.js'
 import { dbos } from '../contenders/dbos.js'
 import { openworkflow } from '../contenders/openworkflow.js'
-import { timeLoad } from '../in-flight.js'
-import { type Session, type Stage, WARM_UP_FAN_OUTS, WARM_UP_RUNS } from '../session.js'
+import type { Session, Stage } from '../session.js'
 
 const CONTENDERS: readonly Contender[] = [dbos, openworkflow, bullmq]
 
-/** The same chains and fan-outs, in the same numbers, by another system. */
+/** The same chains and fan-outs, for the same time, by another system. */
 export const contenders: readonly Stage[] = CONTENDERS.map((contender) => ({
 	name: contender.id,
 	summary: `${contender.name}: the chain of 3 and the fan-out of 1,000`,
@@ -19,19 +18,16 @@ async function measure(session: Session, { name, chain, fanOut, start }: Contend
 	const { sizes } = session
 	const running = await start(session.lab)
 	try {
-		await timeLoad(running, { workload: chain.workload, total: WARM_UP_RUNS, inFlight: WARM_UP_RUNS })
-		await session.measure(
+		await session.pace(
 			`${name}: chain of 3`,
 			running,
-			{ workload: chain.workload, total: sizes.runs, inFlight: sizes.inFlight },
+			{ workload: chain.workload, inFlight: sizes.inFlight },
 			chain.nodes,
 		)
-		const oneByOne = { workload: fanOut.workload, inFlight: 1 }
-		await timeLoad(running, { ...oneByOne, total: WARM_UP_FAN_OUTS })
-		await session.measure(
+		await session.pace(
 			`${name}: fan-out 1,000`,
 			running,
-			{ ...oneByOne, total: sizes.fanOuts },
+			{ workload: fanOut.workload, inFlight: 1 },
 			fanOut.nodes,
 		)
 	} finally {

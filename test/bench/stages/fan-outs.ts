@@ -1,5 +1,4 @@
-import { timeLoad } from '../in-flight.js'
-import { type Stage, WARM_UP_FAN_OUTS } from '../session.js'
+import type { Stage } from '../session.js'
 
 /** Fan-outs: 1,000 wide alone, as they are compared with others; and the same number of nodes in every width. */
 export const fanOuts: Stage = {
@@ -7,10 +6,8 @@ export const fanOuts: Stage = {
 	summary: 'fan-outs of 1,000 one by one, and of 100 to 10,000 with equally many nodes',
 	async run(session) {
 		const system = await session.system()
-		const { fanOuts: total, fanOutNodes, widths } = session.sizes
-		const oneByOne = { workload: 'fan-out-1000', inFlight: 1 }
-		await timeLoad(system, { ...oneByOne, total: WARM_UP_FAN_OUTS })
-		await session.measure('fan-out 1,000', system, { ...oneByOne, total })
+		const { fanOutNodes, widths } = session.sizes
+		await session.pace('fan-out 1,000', system, { workload: 'fan-out-1000', inFlight: 1 })
 		for (const width of widths) {
 			const runs = fanOutNodes / width
 			const name = `fan-outs of ${width.toLocaleString('en')}`

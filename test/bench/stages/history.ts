@@ -16,7 +16,7 @@ export const history: Stage = {
 		'the chain of 3 in an empty database and in one with a million finished nodes (--quick: 100,000)',
 	async run(session) {
 		await session.quiet()
-		const { runs: total, inFlight, historyNodes } = session.sizes
+		const { inFlight, historyNodes } = session.sizes
 		filled ??= await fill(session.lab, historyNodes / NODES_PER_RUN)
 		for (const [name, database] of [
 			['empty database', undefined],
@@ -24,7 +24,7 @@ export const history: Stage = {
 		] as const) {
 			const system = await session.startSystem(database === undefined ? {} : { database })
 			try {
-				await session.measure(`chain of 3, ${name}`, system, { workload: 'chain-3', total, inFlight })
+				await session.pace(`chain of 3, ${name}`, system, { workload: 'chain-3', inFlight })
 			} finally {
 				await system.stop()
 			}

@@ -77,13 +77,17 @@ export const failures: Stage = {
 
 export const twoWorkers: Stage = {
 	name: 'workers',
-	summary: 'the chain of 3 with two worker processes',
+	summary: 'the chain of 3 and the fan-out of 1,000 with two worker processes',
 	async run(session) {
 		await session.quiet()
-		const { runs: total, inFlight } = session.sizes
+		const { inFlight } = session.sizes
 		const system = await session.startSystem({ workers: 2 })
 		try {
-			await session.measure('chain of 3, two workers', system, { workload: 'chain-3', total, inFlight })
+			await session.pace('chain of 3, two workers', system, { workload: 'chain-3', inFlight })
+			await session.pace('fan-out 1,000, two workers', system, {
+				workload: 'fan-out-1000',
+				inFlight: 1,
+			})
 		} finally {
 			await system.stop()
 		}

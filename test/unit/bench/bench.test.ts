@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { limits, needFor } from '../../bench/calculator.js'
 import { compare } from '../../bench/comparisons.js'
 import { costPerNode } from '../../bench/costs.js'
-import { type Engine, timeLoad } from '../../bench/in-flight.js'
+import { type Engine, paceLoad, timeLoad } from '../../bench/in-flight.js'
 import { parseMetrics } from '../../bench/metrics.js'
 import { readOptions } from '../../bench/options.js'
 import { Results } from '../../bench/results.js'
@@ -73,6 +73,31 @@ describe('load', () => {
 		}
 		await timeLoad(engine, { workload: 'any', total: 20, inFlight: 5 })
 		expect({ started, most, live }).toEqual({ started: 20, most: 5, live: 0 })
+	})
+
+	it('measures what ends once it is warm, from one end to another, and leaves nothing running', async () => {
+		let live = 0
+		const calls: string[] = []
+		const engine: Engine = {
+			start: async (_, count) => void (live += count),
+			live: async () => {
+				live = Math.max(live - 2, 0)
+				return live
+			},
+		}
+		const begin = performance.now()
+		const { runs, seconds } = await paceLoad(
+			engine,
+			{ workload: 'any', inFlight: 4, warmUpSeconds: 0.2, seconds: 0.3 },
+			{ onBegin: async () => void calls.push('begin'), onEnd: async () => void calls.push('end') },
+		)
+		expect(calls).toEqual(['begin', 'end'])
+		expect(live).toBe(0)
+		expect(seconds).toBeGreaterThanOrEqual(0.3)
+		expect(performance.now() - begin).toBeGreaterThanOrEqual(500)
+		// Two end whenever it looks.
+		expect(runs % 2).toBe(0)
+		expect(runs).toBeGreaterThan(0)
 	})
 })
 
