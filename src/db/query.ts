@@ -85,11 +85,8 @@ export function textArray(values: readonly (string | number | null | undefined)[
 	return `${literal}}`
 }
 
-const PLAIN = /^[A-Za-z0-9_.:-]+$/
-
 function quoteElement(value: string): string {
-	if (PLAIN.test(value) && value.toUpperCase() !== 'NULL') return value
-	return `"${value.replace(/[\\"]/g, '\\$&')}"`
+	return value.includes('"') || value.includes('\\') ? `"${value.replace(/[\\"]/g, '\\$&')}"` : `"${value}"`
 }
 
 /** A timestamp as text: ISO 8601 in UTC, to the millisecond, as `Date.prototype.toISOString` writes it. */

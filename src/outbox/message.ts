@@ -23,8 +23,8 @@ export function writeJob({ key, blueprintId }: Pick<OutboxRow, 'key' | 'blueprin
 		runId: key.runId,
 		blueprintId,
 		nodeId: key.nodeId,
-		...(key.generation === '' ? {} : { generation: key.generation }),
-		...(key.recovers === '' ? {} : { recovers: key.recovers }),
+		generation: key.generation === '' ? undefined : key.generation,
+		recovers: key.recovers === '' ? undefined : key.recovers,
 	})
 }
 

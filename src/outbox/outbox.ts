@@ -60,7 +60,7 @@ export async function takeOutbox(
 ): Promise<OutboxRow[]> {
 	const rows = await query<OutboxRecord>(
 		db,
-		'select *, id::text as id from flowcraft_take_outbox($1::text::uuid, $2::int, $3::bigint, $4::boolean)',
+		'select * from flowcraft_take_outbox($1::text::uuid, $2::int, $3::bigint, $4::boolean)',
 		[token, limit, claimMs, lane === 'events'],
 	)
 	return rows.map((row) => ({

@@ -11,14 +11,14 @@ export interface OutboundMessage {
 	/** Stable over republication; consumers drop repeats by it. */
 	readonly messageId: string
 	/** `undefined` is the jobs exchange of this deployment; a name is the user's own exchange. */
-	readonly exchange?: string
+	readonly exchange?: string | undefined
 	/** On the jobs exchange: the queue's name. */
 	readonly routingKey: string
 	/** UTF-8 text, usually JSON. */
 	readonly body: string
-	readonly headers?: Readonly<Record<string, string>>
+	readonly headers?: Readonly<Record<string, string>> | undefined
 	/** 0 (normal) to 9. */
-	readonly priority?: number
+	readonly priority?: number | undefined
 }
 
 /**

@@ -156,3 +156,54 @@ test('a relay that looks by itself once an hour publishes at once what is starte
 	}
 	expect(await sleepers()).toBe(0)
 })
+
+test('a message that comes alone leaves the alarm armed, and when there is more to do nobody is notified any more', async () => {
+	await core.rows('delete from flowcraft_outbox')
+	const broker = createInProcessBroker({ queues: ['jobs'] })
+	const relay = createRelay({
+		db: core.sql,
+		databaseUrl: core.url,
+		broker: {
+			...broker,
+			publish: async (messages) => {
+				await new Promise((resolve) => setTimeout(resolve, 50))
+				return broker.publish(messages)
+			},
+		},
+		doorbell: noDoorbell,
+		logger: noLogger,
+		queue: 'jobs',
+		minPollMs: 3_600_000,
+		maxPollMs: 3_600_000,
+	})
+	let notified = 0
+	const { unlisten } = await core.sql.listen('flowcraft_outbox', () => void notified++)
+	relay.start()
+	try {
+		await waitFor('the alarm', async () => (await sleepers()) === 1)
+		const armedBy = (): Promise<unknown> =>
+			core.rows(`select pid, backend_start::text from pg_stat_activity
+				where application_name = 'flowcraft-relay-alarm' and query not like 'unlisten%'`)
+		const before = await armedBy()
+		await start()
+		await waitFor('the message', () => relay.counts().published === 1)
+		expect(await sleepers()).toBe(1)
+		expect(await armedBy()).toEqual(before)
+		expect(notified).toBe(1)
+
+		let starts = 0
+		await waitFor('the alarm to be disarmed', async () => {
+			await start()
+			starts += 1
+			return (await sleepers()) === 0
+		})
+		const untilThen = notified
+		for (let more = 0; more < 5; more++) await start()
+		await waitFor('the messages', () => relay.counts().published === 1 + starts + 5)
+		expect(notified).toBeLessThanOrEqual(untilThen + 1)
+	} finally {
+		await unlisten()
+		await relay.stop()
+		await broker.close()
+	}
+})

@@ -285,3 +285,31 @@ test('several sources of an any-join in one batch make it ready once', async () 
 	expect(await joinOf(runId)).toMatchObject({ state: 'ready', messages: 1 })
 	expect(await core.run(runId)).toMatchObject({ live: 1 })
 })
+
+test('an arrival costs the same in a commit of two hundred of them and of four thousand', async () => {
+	const sources = Array.from({ length: 50 }, (_, i) => `s${i}`)
+	/** Milliseconds for each arrival when all sources of one run are committed at once. */
+	const cost = async (joins: number): Promise<number> => {
+		const blueprint = `dense-${joins}`
+		const targets = Array.from({ length: joins }, (_, i) => `j${i}`)
+		await core.register(
+			flow(
+				blueprint,
+				sources.flatMap((source) => targets.map((target) => [source, target] as const)),
+			),
+		)
+		const times: number[] = []
+		for (let tries = 0; tries < 3; tries++) {
+			const runId = await core.start(blueprint)
+			const commits: NodeCommit[] = []
+			for (const id of sources) commits.push(core.completed(await core.claimed(worker, runId, id)))
+			const begin = performance.now()
+			await commitNodes(core.sql, commits)
+			times.push(performance.now() - begin)
+		}
+		return Math.min(...times) / (sources.length * joins)
+	}
+	const few = await cost(4)
+	expect((await cost(80)) / few).toBeLessThan(2.5)
+	expect(await core.violations()).toEqual([])
+})

@@ -37,7 +37,7 @@ export interface RelayOptions {
 	readonly stalledMs?: number
 	/** How often to sweep, in ms. Default 1000. */
 	readonly sweepEveryMs?: number
-	/** Rows per tick at most. Default 500. */
+	/** Rows per tick at most. Default 1000. */
 	readonly batchSize?: number
 	/** How long a row is this relay's; after that another one takes it. In ms, default 10000. */
 	readonly claimMs?: number
@@ -104,7 +104,7 @@ const WANTS_MESSAGE: ReadonlySet<string> = new Set(['ready', 'waiting', 'child']
 export function createRelay(options: RelayOptions): Relay {
 	const { db, broker, doorbell, logger } = options
 	const queue = options.queue ?? 'flowcraft-jobs'
-	const batchSize = options.batchSize ?? 500
+	const batchSize = options.batchSize ?? 1_000
 	const claimMs = options.claimMs ?? 10_000
 	const counts: RelayCounts = {
 		published: 0,
@@ -124,11 +124,16 @@ export function createRelay(options: RelayOptions): Relay {
 			? undefined
 			: createAlarm({
 					databaseUrl: options.databaseUrl,
-					onWake: () => wakeJobs(),
+					onWake: () => {
+						if (isAtWork) disarm()
+						wakeJobs()
+					},
 					onLost: () => (isArmed = false),
 					logger,
 				})
 	let isArmed = false
+	/** The last look found something, which is being done. */
+	let isAtWork = false
 	/** Not waited for: it may take seconds to find that there is none. */
 	let arming: Promise<void> | undefined
 	let loops: Loop[] = []
@@ -258,17 +263,14 @@ export function createRelay(options: RelayOptions): Relay {
 		}
 	}
 
-	/** With nothing to do the relay sleeps under its alarm, if it may have it. */
+	/** With nothing to do the relay sleeps under its alarm, if it may have it. What wakes it at work takes that away. */
 	async function takeOrArm(): Promise<Batch> {
 		const batch = await take('jobs')
+		isAtWork = batch.rows.length > 0
 		if (alarm === undefined) return batch
 		if (isArmed) {
 			// Without a broker nothing could be done about what wakes it.
-			if (batch.rows.length > 0 || !broker.isConnected()) {
-				isArmed = false
-				// Not waited for: what is done with the alarm is done in order.
-				void alarm.disarm()
-			}
+			if (!broker.isConnected()) disarm()
 			return batch
 		}
 		if (batch.rows.length > 0 || !broker.isConnected()) return batch
@@ -281,6 +283,13 @@ export function createRelay(options: RelayOptions): Relay {
 			})
 			.finally(() => (arming = undefined))
 		return batch
+	}
+
+	/** Not waited for: what is done with the alarm is done in order. */
+	function disarm(): void {
+		if (!isArmed) return
+		isArmed = false
+		void alarm?.disarm()
 	}
 
 	/** Nothing to publish: the parent's counters follow its child. What fails comes back later, as a message does. */
@@ -419,27 +428,24 @@ export function createRelay(options: RelayOptions): Relay {
 }
 
 function messageOf(row: OutboxRow, defaultQueue: string): OutboundMessage {
-	const all = {
-		...(row.headers === null ? {} : (JSON.parse(row.headers) as Record<string, string>)),
-		...(row.traceparent === null ? {} : { traceparent: row.traceparent }),
-	}
-	const headers = Object.keys(all).length === 0 ? {} : { headers: all }
-	const priority = row.priority === null ? {} : { priority: row.priority }
-	if (row.kind === 'event') {
-		return {
-			messageId: row.messageId,
-			exchange: row.exchange ?? '',
-			routingKey: row.routingKey ?? '',
-			body: row.payload ?? '',
-			...headers,
-			...priority,
-		}
-	}
-	return {
-		messageId: row.messageId,
-		routingKey: row.queue ?? defaultQueue,
-		body: writeJob(row),
-		...headers,
-		...priority,
-	}
+	const { messageId } = row
+	const headers = headersOf(row)
+	const priority = row.priority ?? undefined
+	return row.kind === 'event'
+		? {
+				messageId,
+				exchange: row.exchange ?? '',
+				routingKey: row.routingKey ?? '',
+				body: row.payload ?? '',
+				headers,
+				priority,
+			}
+		: { messageId, routingKey: row.queue ?? defaultQueue, body: writeJob(row), headers, priority }
+}
+
+function headersOf({ headers, traceparent }: OutboxRow): Record<string, string> | undefined {
+	if (headers === null) return traceparent === null ? undefined : { traceparent }
+	const own = JSON.parse(headers) as Record<string, string>
+	if (traceparent !== null) return { ...own, traceparent }
+	return Object.keys(own).length === 0 ? undefined : own
 }

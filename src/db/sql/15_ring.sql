@@ -1,5 +1,6 @@
--- Wakes the relay that sleeps, once whoever calls this has committed. While it sleeps, a relay holds this lock exclusively
--- (`worker/relay/alarm.ts`), so under load nobody notifies: NOTIFY makes commits wait for each other. And a relay that gets
+-- Wakes the relay that sleeps, once whoever calls this has committed. A relay that is woken by this holds the lock exclusively
+-- (`worker/relay/alarm.ts`) until it is woken while it is at work, so under load nobody notifies: NOTIFY makes commits wait
+-- for each other. And a relay that gets
 -- the lock knows that everything written before can be seen, since whoever rang before held it until his commit was
 -- visible. A hint: where nobody rings, a relay looks by itself after 80 ms at most.
 CREATE OR REPLACE FUNCTION flowcraft_ring() RETURNS void

@@ -1,4 +1,4 @@
--- Claims jobs for a worker: the only way for a node to become `running`, but for the successor that a commit claims.
+-- Claims jobs for a worker: the only way for a node to become `running`, but for the successors that a commit claims.
 -- One row per asked job, in any order. The tokens are the worker's choice, a new one for each claim: a claim whose answer
 -- was lost is asked again under the same token, and answered the same.
 --

@@ -298,41 +298,46 @@ BEGIN
 	END IF;
 
 	-- 4. Nodes that become ready because of a single predecessor, an `any` join or a fallback: whoever asks first
-	--    inserts the row, later ones find it there.
+	--    inserts the row, later ones find it there. Nobody else inserts one meanwhile: the runs are locked.
 	IF cardinality(p_next_of) > 0 THEN
 		WITH asked AS (
 			SELECT x.*, s.run_id, s.blueprint_id, s.traceparent,
 				CASE WHEN v_claims AND s.status IN ('running', 'awaiting') THEN x.offered END AS token
 			FROM unnest(p_next_of, p_next_nodes, p_next_generations, p_next_recovers, p_next_edges,
 				p_next_input_nodes, p_next_input_generations, p_next_input_recovers, p_next_inputs, p_next_dynamic, p_next_tokens)
-				AS x(ix, node_id, generation, recovers, edge, input_node, input_generation, input_recovers, input, dynamic, offered)
+				WITH ORDINALITY AS x(ix, node_id, generation, recovers, edge, input_node, input_generation, input_recovers, input,
+				dynamic, offered, ord)
 			CROSS JOIN LATERAL (
 				SELECT s.run_id, s.status, s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = p_runs[x.ix] OFFSET 0
 			) AS s
 			WHERE x.ix = ANY (committed)
+		), fresh AS (
+			SELECT DISTINCT ON (a.run_id, a.node_id, a.generation, a.recovers) a.*
+			FROM asked a
+			WHERE NOT EXISTS (
+				SELECT FROM flowcraft_nodes n
+				WHERE n.run_id = a.run_id AND n.node_id = a.node_id AND n.generation = a.generation AND n.recovers = a.recovers
+				OFFSET 0
+			)
+			ORDER BY a.run_id, a.node_id, a.generation, a.recovers, a.ord
 		), added AS (
 			INSERT INTO flowcraft_nodes (run_id, node_id, generation, recovers, state, created_at, emitted_at, input_edge,
 				input_node, input_generation, input_recovers, input, dynamic, worker_id, claim_token, claimed_at, claimed_xid)
-			SELECT a.run_id, a.node_id, a.generation, a.recovers, CASE WHEN a.token IS NULL THEN 'ready' ELSE 'running' END, v_now,
-				CASE WHEN a.token IS NULL THEN v_now ELSE v_sent[array_position(committed, a.ix)] END, a.edge,
-				a.input_node, a.input_generation, a.input_recovers, a.input, a.dynamic,
-				CASE WHEN a.token IS NOT NULL THEN p_worker END, a.token, CASE WHEN a.token IS NOT NULL THEN v_now END,
-				CASE WHEN a.token IS NOT NULL THEN pg_current_xact_id() END
-			FROM asked a
-			ON CONFLICT DO NOTHING
-			RETURNING run_id, node_id, generation, recovers, claim_token
+			SELECT f.run_id, f.node_id, f.generation, f.recovers, CASE WHEN f.token IS NULL THEN 'ready' ELSE 'running' END, v_now,
+				CASE WHEN f.token IS NULL THEN v_now ELSE v_sent[array_position(committed, f.ix)] END, f.edge,
+				f.input_node, f.input_generation, f.input_recovers, f.input, f.dynamic,
+				CASE WHEN f.token IS NOT NULL THEN p_worker END, f.token, CASE WHEN f.token IS NOT NULL THEN v_now END,
+				CASE WHEN f.token IS NOT NULL THEN pg_current_xact_id() END
+			FROM fresh f
 		), posted AS (
 			INSERT INTO flowcraft_outbox (run_id, node_id, generation, recovers, blueprint_id, traceparent, due_at)
-			SELECT a.run_id, a.node_id, a.generation, a.recovers, s.blueprint_id, s.traceparent, v_now
-			FROM added a CROSS JOIN LATERAL (
-				SELECT s.blueprint_id, s.traceparent FROM flowcraft_statuses s WHERE s.run_id = a.run_id OFFSET 0
-			) AS s
-			WHERE a.claim_token IS NULL
+			SELECT f.run_id, f.node_id, f.generation, f.recovers, f.blueprint_id, f.traceparent, v_now
+			FROM fresh f WHERE f.token IS NULL ORDER BY f.ord
 		), counted AS (
-			SELECT a.run_id, count(*)::int AS live FROM added a GROUP BY a.run_id
+			SELECT f.run_id, count(*)::int AS live FROM fresh f GROUP BY f.run_id
 		)
 		SELECT coalesce(array_agg(c.run_id), '{}'), coalesce(array_agg(c.live), '{}'), coalesce(sum(c.live), 0),
-			(SELECT coalesce(array_agg(a.claim_token), '{}') FROM added a WHERE a.claim_token IS NOT NULL)
+			(SELECT coalesce(array_agg(f.token), '{}') FROM fresh f WHERE f.token IS NOT NULL)
 		INTO v_more_runs, v_more_counts, v_emitted, continued FROM counted c;
 		v_runs := v_runs || v_more_runs;
 		v_live := v_live || v_more_counts;
@@ -376,34 +381,40 @@ BEGIN
 	IF cardinality(p_arr_of) > 0 THEN
 		WITH given AS (
 			SELECT p_runs[x.ix] AS run_id, x.node_id, x.generation, x.source, x.taken, x.expected, x.edge,
-				x.input_node, x.input_generation, x.input_recovers, x.input
+				x.input_node, x.input_generation, x.input_recovers, x.input, x.ord
 			FROM unnest(p_arr_of, p_arr_nodes, p_arr_generations, p_arr_sources, p_arr_taken, p_arr_expected, p_arr_edges,
 				p_arr_input_nodes, p_arr_input_generations, p_arr_input_recovers, p_arr_inputs)
-				AS x(ix, node_id, generation, source, taken, expected, edge, input_node, input_generation, input_recovers, input)
+				WITH ORDINALITY AS x(ix, node_id, generation, source, taken, expected, edge, input_node, input_generation,
+				input_recovers, input, ord)
 			WHERE x.ix = ANY (committed)
+		), fresh AS (
+			SELECT DISTINCT ON (g.run_id, g.node_id, g.generation, g.source) g.*
+			FROM given g
+			WHERE NOT EXISTS (
+				SELECT FROM flowcraft_arrivals a
+				WHERE a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = g.generation AND a.source = g.source
+				OFFSET 0
+			)
+			ORDER BY g.run_id, g.node_id, g.generation, g.source, g.ord
 		), arrived AS (
 			INSERT INTO flowcraft_arrivals (run_id, node_id, generation, source, taken)
-			SELECT g.run_id, g.node_id, g.generation, g.source, g.taken FROM given g
-			ON CONFLICT DO NOTHING
-			RETURNING run_id, node_id, generation, source, taken
-		), counted AS (
-			SELECT a.run_id, a.node_id, a.generation, count(*)::int AS arrived, sum(a.taken)::int AS taken
-			FROM arrived a GROUP BY a.run_id, a.node_id, a.generation
+			SELECT f.run_id, f.node_id, f.generation, f.source, f.taken FROM fresh f
 		), latest AS (
 			-- Among taken edges the last one in blueprint order brings the input.
-			SELECT DISTINCT ON (g.run_id, g.node_id, g.generation) g.*
-			FROM given g JOIN arrived a
-				ON a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = g.generation AND a.source = g.source
-			ORDER BY g.run_id, g.node_id, g.generation, g.taken DESC, g.edge DESC
+			SELECT DISTINCT ON (f.run_id, f.node_id, f.generation) f.*,
+				count(*) OVER a_join AS arrived, sum(f.taken) OVER a_join AS arrived_by_taken
+			FROM fresh f
+			WINDOW a_join AS (PARTITION BY f.run_id, f.node_id, f.generation)
+			ORDER BY f.run_id, f.node_id, f.generation, f.taken DESC, f.edge DESC
 		)
 		INSERT INTO flowcraft_nodes AS n (run_id, node_id, generation, state, expected, arrived, taken, created_at, emitted_at,
 			input_edge, input_node, input_generation, input_recovers, input)
-		SELECT c.run_id, c.node_id, c.generation, 'pending', l.expected, c.arrived, c.taken, v_now, v_now,
+		SELECT l.run_id, l.node_id, l.generation, 'pending', l.expected, l.arrived, l.arrived_by_taken, v_now, v_now,
 			CASE l.taken WHEN 1 THEN l.edge END, CASE l.taken WHEN 1 THEN l.input_node END,
 			CASE l.taken WHEN 1 THEN l.input_generation END, CASE l.taken WHEN 1 THEN l.input_recovers END,
 			CASE l.taken WHEN 1 THEN l.input END
-		FROM counted c JOIN latest l ON l.run_id = c.run_id AND l.node_id = c.node_id AND l.generation = c.generation
-		ORDER BY c.run_id, c.node_id, c.generation
+		FROM latest l
+		ORDER BY l.run_id, l.node_id, l.generation
 		ON CONFLICT (run_id, node_id, generation, recovers) DO UPDATE SET
 			arrived = n.arrived + excluded.arrived,
 			taken = n.taken + excluded.taken,

@@ -3,7 +3,7 @@
 -- `reclaimed`, and `node_state` then tells whether a worker has had the message after all.
 -- The claim is a hint among relays, so its commit is asynchronous.
 CREATE OR REPLACE FUNCTION flowcraft_take_outbox(p_token uuid, p_limit int, p_claim_ms bigint, p_events boolean) RETURNS TABLE (
-	id bigint, message_id uuid, kind text, run_id text, node_id text, generation text, recovers text, blueprint_id text,
+	id text, message_id uuid, kind text, run_id text, node_id text, generation text, recovers text, blueprint_id text,
 	queue text, priority smallint, exchange text, routing_key text, payload text, headers text, traceparent text,
 	failures int, reclaimed boolean, node_state text
 )
@@ -34,7 +34,7 @@ BEGIN
 	UPDATE flowcraft_outbox o SET claim_token = p_token, claimed_until = v_now + p_claim_ms * interval '1 millisecond'
 	FROM due d
 	WHERE o.ctid = d.place
-	RETURNING o.id, o.message_id, o.kind, o.run_id::text, o.node_id::text, o.generation::text, o.recovers::text,
+	RETURNING o.id::text, o.message_id, o.kind, o.run_id::text, o.node_id::text, o.generation::text, o.recovers::text,
 		o.blueprint_id, o.queue, o.priority, o.exchange, o.routing_key, o.payload, o.headers, o.traceparent, o.failures, d.reclaimed,
 		CASE WHEN d.reclaimed THEN (
 			SELECT n.state FROM flowcraft_nodes n

@@ -61,8 +61,8 @@ export const commitGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: COMMIT,
-				find: 'WHERE x.ix = ANY (committed)\n\t\t), added AS (',
-				replace: '), added AS (',
+				find: 'WHERE x.ix = ANY (committed)\n\t\t), fresh AS (\n\t\t\tSELECT DISTINCT ON (a.run_id',
+				replace: '), fresh AS (\n\t\t\tSELECT DISTINCT ON (a.run_id',
 			},
 		],
 		noticedBy: [
@@ -149,8 +149,8 @@ export const commitGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: COMMIT,
-				find: 'SELECT a.run_id, count(*)::int AS live FROM added a GROUP BY a.run_id',
-				replace: 'SELECT a.run_id, 0 AS live FROM added a GROUP BY a.run_id',
+				find: 'SELECT f.run_id, count(*)::int AS live FROM fresh f GROUP BY f.run_id',
+				replace: 'SELECT f.run_id, 0 AS live FROM fresh f GROUP BY f.run_id',
 			},
 		],
 		noticedBy: [[COMMIT_TESTS, 'is decided in the commit of its last live node: completed']],

@@ -11,13 +11,14 @@ export const joinGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: COMMIT,
-				find: 'sum(a.taken)::int AS taken\n\t\t\tFROM arrived a GROUP BY',
-				replace: 'sum(a.taken)::int AS taken\n\t\t\tFROM given a GROUP BY',
+				find: 'FROM given g\n\t\t\tWHERE NOT EXISTS (',
+				replace: 'FROM given g\n\t\t\tWHERE true OR NOT EXISTS (',
 			},
 			{
 				file: COMMIT,
-				find: 'FROM given g JOIN arrived a\n\t\t\t\tON a.run_id = g.run_id AND a.node_id = g.node_id AND a.generation = g.generation AND a.source = g.source',
-				replace: 'FROM given g',
+				find: 'SELECT f.run_id, f.node_id, f.generation, f.source, f.taken FROM fresh f\n',
+				replace:
+					'SELECT f.run_id, f.node_id, f.generation, f.source, f.taken FROM fresh f ON CONFLICT DO NOTHING\n',
 			},
 		],
 		noticedBy: [
@@ -30,9 +31,8 @@ export const joinGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: COMMIT,
-				find: 'WHERE x.ix = ANY (committed)\n\t\t), arrived AS (\n\t\t\tINSERT INTO flowcraft_arrivals (run_id, node_id, generation, source, taken)\n\t\t\tSELECT g.run_id',
-				replace:
-					'), arrived AS (\n\t\t\tINSERT INTO flowcraft_arrivals (run_id, node_id, generation, source, taken)\n\t\t\tSELECT g.run_id',
+				find: 'WHERE x.ix = ANY (committed)\n\t\t), fresh AS (\n\t\t\tSELECT DISTINCT ON (g.run_id',
+				replace: '), fresh AS (\n\t\t\tSELECT DISTINCT ON (g.run_id',
 			},
 		],
 		noticedBy: [
@@ -85,9 +85,14 @@ export const joinGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: COMMIT,
-				find: 'FROM asked a\n\t\t\tON CONFLICT DO NOTHING',
+				find: 'FROM asked a\n\t\t\tWHERE NOT EXISTS (',
+				replace: 'FROM asked a\n\t\t\tWHERE true OR NOT EXISTS (',
+			},
+			{
+				file: COMMIT,
+				find: 'FROM fresh f\n\t\t), posted AS (',
 				replace:
-					"FROM asked a\n\t\t\tON CONFLICT (run_id, node_id, generation, recovers) DO UPDATE SET state = 'ready'",
+					"FROM fresh f ON CONFLICT (run_id, node_id, generation, recovers) DO UPDATE SET state = 'ready'\n\t\t), posted AS (",
 			},
 		],
 		noticedBy: [[JOIN_TESTS, 'an any-join that has run is not run again by those who come later']],

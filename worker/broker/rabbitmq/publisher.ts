@@ -35,27 +35,39 @@ const MAX_EVENT_LANES = 16
 /** How amqplib words a negative confirm; any other error of a confirm callback means that the channel has ended. */
 const NACKED = 'message nacked'
 
-/** One message under way. */
+/** One message under way. Tens of thousands a second, so it has no promise of its own. */
 class Item {
 	readonly message: OutboundMessage
-	readonly verdict: Promise<PublishOutcome>
 	/** The first verdict stands. */
-	readonly settle: (outcome: PublishOutcome) => void
-	isSettled = false
+	outcome: PublishOutcome | undefined
 	/** RabbitMQ sent it back; its ack is still to come. */
 	isReturned = false
+	onSettled: (() => void) | undefined
 
 	constructor(message: OutboundMessage) {
 		this.message = message
-		let resolve: (outcome: PublishOutcome) => void = () => {}
-		this.verdict = new Promise((resolveVerdict) => {
-			resolve = resolveVerdict
-		})
-		this.settle = (outcome) => {
-			this.isSettled = true
-			resolve(outcome)
-		}
 	}
+
+	settle(outcome: PublishOutcome): void {
+		if (this.outcome !== undefined) return
+		this.outcome = outcome
+		this.onSettled?.()
+	}
+}
+
+const isOpen = (item: Item): boolean => item.outcome === undefined
+
+function allSettled(items: readonly Item[]): Promise<void> {
+	return new Promise((resolve) => {
+		const open = items.filter(isOpen)
+		let left = open.length
+		if (left === 0) return resolve()
+		const onSettled = (): void => {
+			left -= 1
+			if (left === 0) resolve()
+		}
+		for (const item of open) item.onSettled = onSettled
+	})
 }
 
 export class Publisher {
@@ -102,7 +114,7 @@ export class Publisher {
 			return item
 		})
 		await Promise.all([...batches].map(([lane, batch]) => this.#publishOn(lane, batch, deadline)))
-		return Promise.all(items.map((item) => item.verdict))
+		return items.map(({ outcome }) => outcome ?? failed('there is no verdict'))
 	}
 
 	/** Settles every item, and never rejects. */
@@ -191,10 +203,9 @@ class Lane {
 			open.publish(this.#exchange, item)
 		}
 		if (open.ended === undefined) {
-			const verdicts = Promise.all(items.map((item) => item.verdict))
-			await withDeadline(verdicts, deadline.remainingMs(), 'confirming').catch(() => {})
+			await withDeadline(allSettled(items), deadline.remainingMs(), 'confirming').catch(() => {})
 		}
-		const late = items.filter((item) => !item.isSettled)
+		const late = items.filter(isOpen)
 		if (late.length === 0) return
 		const reason = open.ended ?? `no answer from RabbitMQ within ${this.#options.confirmTimeoutMs} ms`
 		for (const item of late) item.settle(failed(reason))
@@ -330,7 +341,7 @@ class OpenLane {
 
 	#closeIfDone(): void {
 		if (!this.#retired || this.ended !== undefined) return
-		if ([...this.#outstanding].some((item) => !item.isSettled)) return
+		if ([...this.#outstanding].some(isOpen)) return
 		this.ended = 'channel closed'
 		closeQuietly(this.#channel)
 	}
@@ -344,7 +355,7 @@ function toProperties({ messageId, headers, priority }: OutboundMessage): Option
 		contentType: 'application/json',
 		contentEncoding: 'utf-8',
 		timestamp: Math.floor(Date.now() / 1000),
-		...(headers === undefined ? {} : { headers }),
+		headers,
 		...(priority === undefined ? {} : { priority }),
 	}
 }
