@@ -1,5 +1,6 @@
 /**
- * Claims: the only way for a node to become `running`. `src/db/sql/40_claim.sql` decides.
+ * Claims: how a node becomes `running`, unless the commit that makes it ready has claimed it. `src/db/sql/40_claim.sql`
+ * decides.
  */
 import { type Executor, query, textArray } from '../db/query.js'
 import type { RunStatus } from '../db/schema.js'

@@ -13,13 +13,21 @@ export interface WorkerRegistration {
 	readonly leaseMs: number
 }
 
-/** Announces a worker; its lease begins. */
-export async function registerWorker(db: Executor, worker: WorkerRegistration): Promise<void> {
-	await query(
+/** How many workers take from the queues of the worker `own`: it and others. */
+const WORKERS = `(
+	select 1 + count(*)::int from flowcraft_workers w
+	where w.stopped_at is null and w.dead_at is null and w.draining_at is null and w.lease_until > clock_timestamp()
+		and w.queues && own.queues and w.worker_id <> own.worker_id
+)`
+
+/** Announces a worker; its lease begins. Returns how many take from its queues now. */
+export async function registerWorker(db: Executor, worker: WorkerRegistration): Promise<number> {
+	const [row] = await query<{ workers: number }>(
 		db,
-		`insert into flowcraft_workers (worker_id, name, version, queues, slots, offers, lease_until)
+		`insert into flowcraft_workers as own (worker_id, name, version, queues, slots, offers, lease_until)
 		values ($1::text::uuid, $2::text, $3::text, $4::text::text[], $5::int, $6::text::text[],
-			clock_timestamp() + $7::bigint * interval '1 millisecond')`,
+			clock_timestamp() + $7::bigint * interval '1 millisecond')
+		returning ${WORKERS} as workers`,
 		[
 			worker.workerId,
 			worker.name,
@@ -30,13 +38,17 @@ export async function registerWorker(db: Executor, worker: WorkerRegistration): 
 			worker.leaseMs,
 		],
 	)
+	return row?.workers ?? 1
 }
 
-/** Extends the lease. False: the sweep has declared this worker dead, and nothing that it holds is its own any more. */
-export const HEARTBEAT_STATEMENT = `update flowcraft_workers
+/**
+ * Extends the lease, and says how many workers take from the queues of this one. No row: the sweep has declared it dead,
+ * and nothing that it holds is its own any more.
+ */
+export const HEARTBEAT_STATEMENT = `update flowcraft_workers as own
 	set heartbeat_at = clock_timestamp(), lease_until = clock_timestamp() + $2::bigint * interval '1 millisecond'
-	where worker_id = $1::text::uuid and dead_at is null and stopped_at is null
-	returning 1 as alive`
+	where own.worker_id = $1::text::uuid and own.dead_at is null and own.stopped_at is null
+	returning ${WORKERS} as workers`
 
 /** Says that a worker takes no new nodes. */
 export async function markDraining(db: Executor, workerId: string): Promise<void> {

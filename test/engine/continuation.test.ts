@@ -1,14 +1,17 @@
 /** A worker that goes on with the successor of the node it has committed, under the guarantees of any other claim. */
 import type { NodeFunction } from 'flowcraft'
+import { setTimeout as delay } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { type ClaimedNode, releaseNodes } from '../../src/claim/claim.js'
+import { registerWorker } from '../../src/claim/worker-registry.js'
 import { type CommitResult, commitNodes, type NodeCommit } from '../../src/commit/commit.js'
 import { sweepLost, sweepWorkers } from '../../src/outbox/sweep.js'
 import type { Broker } from '../../src/ports/broker.js'
 import { pauseRun } from '../../src/run/pause.js'
 import { noLogger } from '../../src/ports/logger.js'
 import { createInProcessBroker } from '../../worker/broker/in-process.js'
-import { continuedNode, offerClaim, offeredClaim } from '../../worker/worker/continuation.js'
+import { createInProcessDoorbell } from '../../worker/doorbell/in-process.js'
+import { continuedNodes, offerClaims, offeredClaims, shareOf } from '../../worker/worker/continuation.js'
 import { type Core, createCore, flow, keyOf } from '../support/core.js'
 import { startEngine, type TestEngine } from '../support/engine.js'
 import { startProxy } from '../support/tcp-proxy.js'
@@ -49,9 +52,10 @@ describe('the commit', () => {
 		as = worker,
 		planned: NodeCommit = core.completed(node, { output: `of ${node.key.nodeId}` }),
 	): Promise<{ commit: NodeCommit; result: CommitResult; next: ClaimedNode | undefined }> {
-		const commit = offerClaim(planned, () => true)
+		const commit = offerClaims(planned, () => true, 1)
 		const result = await commitNodes(core.sql, [commit], as)
-		return { commit, result, next: continuedNode(node, commit, result.continued) }
+		const [next] = continuedNodes(node, commit, result.continued)
+		return { commit, result, next }
 	}
 
 	test('claims the successor for the worker that commits, without a message', async () => {
@@ -97,6 +101,25 @@ describe('the commit', () => {
 		expect(await core.outbox(node.key.runId)).toEqual(['c'])
 	})
 
+	test('claims as many successors as are offered', async () => {
+		const node = await begun('diamond')
+		const commit = offerClaims(core.completed(node, { output: 'of a' }), () => true, 2)
+		const { continued, emitted } = await commitNodes(core.sql, [commit], worker)
+		expect(continuedNodes(node, commit, continued).map(({ key, input }) => [key.nodeId, input])).toEqual([
+			['b', '"of a"'],
+			['c', '"of a"'],
+		])
+		expect(emitted).toBe(0)
+		expect(await core.outbox(node.key.runId)).toEqual([])
+		expect(await core.violations()).toEqual([])
+	})
+
+	test('offers claims only for what the worker can run, in the order of the edges', async () => {
+		const node = await begun('diamond')
+		const commit = offerClaims(core.completed(node), ({ nodeId }) => nodeId === 'c', 2)
+		expect(offeredClaims(commit).map(({ key }) => key.nodeId)).toEqual(['c'])
+	})
+
 	test('claims a join for whoever completes it, and for nobody before', async () => {
 		const runId = await core.start('diamond')
 		await core.commit(core.completed(await core.claimed(worker, runId, 'a'), { output: 'of a' }))
@@ -113,10 +136,10 @@ describe('the commit', () => {
 		await core.commit(core.completed(await core.claimed(worker, runId, 'a')))
 		await core.drain()
 		const nodes = [await core.claimed(worker, runId, 'b'), await core.claimed(worker, runId, 'c')]
-		const commits = nodes.map((node) => offerClaim(core.completed(node), () => true))
+		const commits = nodes.map((node) => offerClaims(core.completed(node), () => true, 1))
 		const { continued } = await commitNodes(core.sql, commits, worker)
-		const next = nodes.map((node, i) => continuedNode(node, commits[i] as NodeCommit, continued))
-		expect(next.filter((node) => node !== undefined)).toHaveLength(1)
+		const next = nodes.flatMap((node, i) => continuedNodes(node, commits[i] as NodeCommit, continued))
+		expect(next).toHaveLength(1)
 		expect(await core.outbox(runId)).toEqual([])
 	})
 
@@ -166,7 +189,7 @@ describe('the commit', () => {
 		await core.drain()
 		const { outcomes, continued } = await commitNodes(
 			core.sql,
-			[offerClaim(core.completed(lost), () => true), core.completed(b), core.completed(c)],
+			[offerClaims(core.completed(lost), () => true, 1), core.completed(b), core.completed(c)],
 			worker,
 		)
 		expect(outcomes).toEqual(['lost', 'committed', 'committed'])
@@ -189,11 +212,10 @@ describe('the commit', () => {
 		const { commit } = await offer(node)
 		const repeated = await commitNodes(core.sql, [commit], worker)
 		expect(repeated.outcomes).toEqual(['repeated'])
-		expect(continuedNode(node, commit, repeated.continued)).toBeUndefined()
-		const claim = offeredClaim(commit)
-		expect(await releaseNodes(core.sql, claim === undefined ? [] : [claim])).toBe(1)
+		expect(continuedNodes(node, commit, repeated.continued)).toEqual([])
+		expect(await releaseNodes(core.sql, offeredClaims(commit))).toBe(1)
 		expect(await core.outbox(node.key.runId)).toEqual(['b'])
-		expect(await releaseNodes(core.sql, claim === undefined ? [] : [claim])).toBe(0)
+		expect(await releaseNodes(core.sql, offeredClaims(commit))).toBe(0)
 	})
 
 	test('what it claimed is taken from a worker that dies, and the zombie writes nothing', async () => {
@@ -225,6 +247,17 @@ describe('the commit', () => {
 		expect(await core.outbox(queued)).toEqual([])
 	})
 })
+
+test.each([
+	{ successors: 1, workers: 1, share: 1 },
+	{ successors: 1_000, workers: 1, share: 1_000 },
+	{ successors: 1_000, workers: 2, share: 1 },
+])(
+	'of $successors successors one worker of $workers goes on with $share',
+	({ successors, workers, share }) => {
+		expect(shareOf(successors, workers)).toBe(share)
+	},
+)
 
 describe('a worker', () => {
 	let engine: TestEngine
@@ -323,7 +356,126 @@ describe('a worker', () => {
 		})
 		expect(await engine.run({ blueprint: 'diamond' })).toMatchObject({ status: 'completed' })
 		expect(await engine.run({ blueprint: 'rescued' })).toMatchObject({ status: 'completed' })
-		expect(published).toEqual(['a', 'c', 'broken'])
+		expect(published).toEqual(['a', 'broken'])
+	})
+
+	const fanOut = (width: number): ReturnType<typeof flow> =>
+		flow(
+			'fan-out',
+			Array.from({ length: width }, (_, i) => ['start', `w${i}`] as const),
+		)
+
+	test('goes on with what follows in its free slots, and never with more', async () => {
+		let running = 0
+		let most = 0
+		await begin(
+			[fanOut(30)],
+			async () => {
+				running += 1
+				most = Math.max(most, running)
+				await delay(5)
+				running -= 1
+				return { output: 1 }
+			},
+			{ concurrency: 4 },
+		)
+		expect(await engine.run({ blueprint: 'fan-out' })).toMatchObject({ status: 'completed' })
+		expect(most).toBe(4)
+		// The slot of the first node and three that were free.
+		expect(published).toHaveLength(1 + 30 - 4)
+	})
+
+	test('goes on with one node only while there are other workers', async () => {
+		await begin([], async () => ({ output: 1 }))
+		await engine.stopWorkers()
+		const other = { name: 'other', version: '1', queues: ['flowcraft-jobs'], slots: 8, offers: [] }
+		await registerWorker(engine.database.sql, {
+			...other,
+			workerId: crypto.randomUUID(),
+			leaseMs: 60_000,
+		})
+		await engine.addWorker({
+			blueprints: { 'fan-out': fanOut(7) },
+			registry: { work: async () => ({ output: 1 }) },
+		})
+		expect(await engine.run({ blueprint: 'fan-out' })).toMatchObject({ status: 'completed' })
+		expect(published).toHaveLength(1 + 6)
+	})
+
+	test.each([
+		['begins nothing that was claimed by a commit during which its run was cancelled', false],
+		['begins nothing that was claimed by a commit during which it was stopped', true],
+	])('%s', async (_, stops) => {
+		published = []
+		engine = await startEngine({ broker: counting(), manualRelay: true })
+		const doorbell = createInProcessDoorbell()
+		const began: string[] = []
+		const worker = await engine.addWorker(
+			{
+				blueprints: { 'fan-out': fanOut(5) },
+				registry: { work: async () => ({ output: began.push('node') }) },
+			},
+			{ doorbell },
+		)
+		const runId = await engine.start({ blueprint: 'fan-out' })
+		const states = (): Promise<Record<string, unknown>[]> =>
+			engine.rows(
+				'select state, crashes, count(*)::int as nodes from flowcraft_nodes where run_id = $1 group by 1, 2',
+				runId,
+			)
+		let stopped: Promise<void> | undefined
+		await engine.database.sql.begin(async (tx) => {
+			await tx`select from flowcraft_statuses where run_id = ${runId} for update`
+			await engine.relay.tick()
+			await waitFor('the first node', () => began.length === 1)
+			await waitFor('its commit', async () => {
+				const waiting =
+					await engine.rows(`select from pg_locks l join pg_database d on d.oid = l.database
+					where d.datname = current_database() and not l.granted
+					union all select from pg_locks where not granted and locktype = 'transactionid'`)
+				return waiting.length > 0
+			})
+			if (stops) stopped = worker.stop()
+			else doorbell.ring({ type: 'cancelled', runIds: [runId] })
+		})
+		await waitFor('the successors to be given back', async () => {
+			const found = await states()
+			return found.some(({ state, nodes }) => state === 'ready' && nodes === 5)
+		})
+		await stopped
+		expect(began).toHaveLength(1)
+		expect(await states()).toEqual(
+			expect.arrayContaining([
+				{ state: 'completed', crashes: 0, nodes: 1 },
+				{ state: 'ready', crashes: 0, nodes: 5 },
+			]),
+		)
+	})
+
+	test('begins nothing more of a run that is cancelled while it begins', async () => {
+		await begin([], async () => ({ output: 1 }))
+		await engine.stopWorkers()
+		const doorbell = createInProcessDoorbell()
+		const began: string[] = []
+		const worker = await engine.addWorker(
+			{
+				blueprints: { 'fan-out': fanOut(120) },
+				registry: {
+					work: async ({ dependencies }) => {
+						const { executionId } = (dependencies as { runtime: { executionId: string } }).runtime
+						began.push(executionId)
+						if (began.length === 2) doorbell.ring({ type: 'cancelled', runIds: [executionId] })
+						return { output: 1 }
+					},
+				},
+			},
+			{ concurrency: 200, doorbell },
+		)
+		await engine.start({ blueprint: 'fan-out' })
+		await waitFor('the fan-out to be in hand', () => began.length > 1)
+		await waitFor('the worker to have nothing in hand', () => worker.running() === 0)
+		// The first node, the one that goes on in its slot, and those that begin in the same turn of the event loop.
+		expect(began.length).toBeLessThanOrEqual(1 + 1 + 50)
 	})
 
 	test('lets others have its slot after a few nodes in a row', async () => {
@@ -354,5 +506,30 @@ describe('a worker', () => {
 		goOn()
 		await Promise.all([engine.end(first), engine.end(second)])
 		expect(order.indexOf(second)).toBeLessThan(order.lastIndexOf(first))
+	})
+
+	test('lets others have its slot even when their deliveries have gone back meanwhile', async () => {
+		const long = flow(
+			'long',
+			Array.from({ length: 20 }, (_, i) => [`n${i}`, `n${i + 1}`] as const),
+		)
+		const order: string[] = []
+		await begin(
+			[long],
+			async ({ dependencies }) => {
+				const { executionId } = (dependencies as { runtime: { executionId: string } }).runtime
+				order.push(executionId)
+				// Six of them are longer than deliveries wait for a slot.
+				await delay(60)
+				return { output: 1 }
+			},
+			{ concurrency: 1, maxInARow: 6 },
+		)
+		const first = await engine.start({ blueprint: 'long' })
+		await waitFor('the first node to run', () => order.length === 1)
+		const second = await engine.start({ blueprint: 'long' })
+		await waitFor('the second run to begin', () => order.includes(second))
+		expect(order.length).toBeLessThan(15)
+		await Promise.all([engine.end(first), engine.end(second)])
 	})
 })

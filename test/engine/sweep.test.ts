@@ -1,5 +1,10 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { HEARTBEAT_STATEMENT, markStopped } from '../../src/claim/worker-registry.js'
+import {
+	HEARTBEAT_STATEMENT,
+	markDraining,
+	markStopped,
+	registerWorker,
+} from '../../src/claim/worker-registry.js'
 import { query } from '../../src/db/query.js'
 import { reconcileRun, sweepExpired, sweepLost, sweepRuns, sweepWorkers } from '../../src/outbox/sweep.js'
 import type { NodeKey } from '../../src/plan/node-key.js'
@@ -231,6 +236,35 @@ describe('dead workers', () => {
 		await sweepWorkers(core.sql, 100)
 		expect(await query(core.sql, HEARTBEAT_STATEMENT, [silent, 60_000])).toEqual([])
 		expect(await core.claim(silent, keyOf(await core.start('one'), 'a'))).toEqual({ status: 'no_lease' })
+	})
+
+	test('a heartbeat tells how many workers take from the same queue, those aside that stop or are silent', async () => {
+		const queues = [crypto.randomUUID()]
+		const register = async (): Promise<[workerId: string, workers: number]> => {
+			const workerId = crypto.randomUUID()
+			const worker = {
+				workerId,
+				name: 'w',
+				version: '1',
+				queues,
+				slots: 1,
+				offers: [],
+				leaseMs: 60_000,
+			}
+			return [workerId, await registerWorker(core.sql, worker)]
+		}
+		const beat = (workerId: string): Promise<unknown> =>
+			query(core.sql, HEARTBEAT_STATEMENT, [workerId, 60_000])
+		const [first, alone] = await register()
+		const [second, both] = await register()
+		const [third, all] = await register()
+		expect([alone, both, all]).toEqual([1, 2, 3])
+		expect(await beat(first)).toEqual([{ workers: 3 }])
+		await markDraining(core.sql, second)
+		expect(await beat(first)).toEqual([{ workers: 2 }])
+		await die(third)
+		expect(await beat(first)).toEqual([{ workers: 1 }])
+		await sweepWorkers(core.sql, 100)
 	})
 
 	/** A worker whose last heartbeat came a day before the server was started, and whose lease is so long, in ms. */

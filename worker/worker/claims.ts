@@ -13,7 +13,7 @@ import type { NodeKey } from '../../src/plan/node-key.js'
 import { WorkerDrainingError } from '../execution/aborts.js'
 
 /** Jobs per claim at most. */
-const MAX_BATCH = 100
+const MAX_BATCH = 200
 /** A claim is asked again when a third of the lease has passed without an answer, within these bounds; in ms. */
 const MIN_DEADLINE_MS = 2_000
 const MAX_DEADLINE_MS = 15_000
@@ -32,6 +32,8 @@ export interface Claimer {
 	claim(key: NodeKey): Promise<ClaimOutcome>
 	/** Whether the answer to the claim under this token is still to come. */
 	isUnderWay(token: string): boolean
+	/** Nobody will learn whether these, which a commit has offered, were taken. */
+	doubt(claims: readonly Pick<ReleasedClaim, 'key' | 'token'>[]): void
 	/** To be given back, again and again while they are in this list: they may come to stand at any moment. */
 	doubtful(): readonly ReleasedClaim[]
 }
@@ -87,6 +89,7 @@ export function createClaimer({ db, workerId, leaseMs, doubtMs, isStopping }: Cl
 			}
 		},
 		isUnderWay: (token) => underWay.has(token),
+		doubt,
 		doubtful() {
 			for (const [claim, until] of inDoubt) {
 				if (until > performance.now()) break

@@ -17,7 +17,7 @@ import type { Logger } from '../../src/ports/logger.js'
 import { createBatcher } from '../../src/batcher.js'
 
 /** Nodes per commit at most: past this, larger batches gain nothing. */
-const MAX_BATCH = 100
+const MAX_BATCH = 200
 /** A commit that takes longer is asked again; in ms. */
 const COMMIT_DEADLINE_MS = 30_000
 const MIN_RETRY_MS = 50
@@ -65,10 +65,9 @@ export function createCommitter(
 		} catch (error) {
 			if (commits.length === 1 || classifyDatabaseError(error) === 'unavailable')
 				return commits.map(() => ({ error }))
-			// Somebody in this batch is at fault; each for itself, the others are not held up.
-			const answers: Answer[] = []
-			for (const commit of commits) answers.push(...(await apply([commit])))
-			return answers
+			// Somebody in this batch is at fault, and is found by halves: the others are not held up for long.
+			const middle = commits.length >> 1
+			return [...(await apply(commits.slice(0, middle))), ...(await apply(commits.slice(middle)))]
 		}
 	}
 	const batcher = createBatcher<NodeCommit, Answer>({

@@ -1,6 +1,6 @@
 /**
- * Going on with what a node's commit makes ready, without the way over outbox and broker: the commit claims one successor
- * for the worker that commits. The claim is like any other, fenced by its token and covered by the worker's lease; what
+ * Going on with what a node's commit makes ready, without the way over outbox and broker: the commit claims successors for
+ * the worker that commits. Such a claim is like any other, fenced by its token and covered by the worker's lease; what
  * is not taken (the run is paused, somebody was first, the join waits for others) goes the usual way.
  */
 import type { ClaimedNode, ReleasedClaim } from '../../src/claim/claim.js'
@@ -10,51 +10,70 @@ import type { NodeKey } from '../../src/plan/node-key.js'
 import type { Successor } from '../execution/run-node.js'
 
 /**
- * The commit with a claim offered for the first successor that this worker can run; a join only where there is no other.
- * One is enough: the slot of the finished node is what is free for certain, and the others may run elsewhere.
+ * How many of so many successors a worker goes on with itself, if it has the room: all of them while it is alone, and one
+ * beside others, in the slot of the finished node. The broker deals the rest out evenly, which what the worker kept for
+ * itself would be on top of: where nodes compute, it would still be at it when the others have nothing to do.
  */
-export function offerClaim(commit: NodeCommit, canRun: (successor: Successor) => boolean): NodeCommit {
+export const shareOf = (successors: number, workers: number): number => (workers === 1 ? successors : 1)
+
+/**
+ * The commit with claims offered for its first successors that this worker can run, `most` of them; for a join only
+ * where there is no other.
+ */
+export function offerClaims(
+	commit: NodeCommit,
+	canRun: (successor: Successor) => boolean,
+	most: number,
+): NodeCommit {
 	const { next = [], arrivals = [] } = commit
-	const claim = crypto.randomUUID()
-	const chosen = next.findIndex(canRun)
-	if (chosen >= 0) {
-		return {
-			...commit,
-			next: next.map((item, position) => (position === chosen ? { ...item, claim } : item)),
-		}
-	}
+	let offered = 0
+	const withClaims = next.map((item) => {
+		if (offered === most || !canRun(item)) return item
+		offered += 1
+		return { ...item, claim: crypto.randomUUID() }
+	})
+	if (offered > 0) return { ...commit, next: withClaims }
 	const join = arrivals.findIndex(canRun)
 	if (join < 0) return commit
+	const claim = crypto.randomUUID()
 	return {
 		...commit,
 		arrivals: arrivals.map((item, position) => (position === join ? { ...item, claim } : item)),
 	}
 }
 
-/** The claim that this commit offers, to be given back: whether it was taken is not known. */
-export function offeredClaim(commit: NodeCommit): ReleasedClaim | undefined {
-	const offer = offerOf(commit)
-	return offer === undefined ? undefined : { key: offer.key, token: offer.claim, delayMs: 0 }
-}
+/** The claims that this commit offers, to be given back: whether they were taken is not known. */
+export const offeredClaims = (commit: NodeCommit): ReleasedClaim[] =>
+	offersOf(commit).map(({ key, claim }) => ({ key, token: claim, delayMs: 0 }))
 
-/** The node that a worker goes on with after `claimed` was committed. */
-export function continuedNode(
+/** The nodes that a worker goes on with after `claimed` was committed. */
+export function continuedNodes(
 	claimed: ClaimedNode,
 	commit: NodeCommit,
 	continued: ReadonlyMap<string, Continued>,
-): ClaimedNode | undefined {
-	const offer = offerOf(commit)
-	const taken = offer === undefined ? undefined : continued.get(offer.claim)
-	if (offer === undefined || taken === undefined) return undefined
-	if (offer.next === undefined)
-		return taken.join && successorOf(claimed, offer, { ...taken.join, dynamic: null })
-	const { input, dynamic } = offer.next
-	const transformed = input.type === 'value' && input.text !== null
-	return successorOf(claimed, offer, {
-		hasInput: input.type === 'output' || transformed,
-		transformed,
-		input: input.type === 'output' ? (commit.output ?? null) : input.type === 'value' ? input.text : null,
-		dynamic: writeDynamic(dynamic) ?? null,
+): ClaimedNode[] {
+	return offersOf(commit).flatMap((offer) => {
+		const taken = continued.get(offer.claim)
+		if (taken === undefined) return []
+		if (offer.next === undefined)
+			return taken.join === undefined
+				? []
+				: [successorOf(claimed, offer, { ...taken.join, dynamic: null })]
+		const { input, dynamic } = offer.next
+		const transformed = input.type === 'value' && input.text !== null
+		return [
+			successorOf(claimed, offer, {
+				hasInput: input.type === 'output' || transformed,
+				transformed,
+				input:
+					input.type === 'output'
+						? (commit.output ?? null)
+						: input.type === 'value'
+							? input.text
+							: null,
+				dynamic: writeDynamic(dynamic) ?? null,
+			}),
+		]
 	})
 }
 
@@ -65,15 +84,18 @@ interface Offer {
 	readonly next?: NonNullable<NodeCommit['next']>[number]
 }
 
-function offerOf({ key: { runId }, next = [], arrivals = [] }: NodeCommit): Offer | undefined {
-	for (const item of next) {
-		const { claim, nodeId, generation, recovers } = item
-		if (claim !== undefined) return { claim, key: { runId, nodeId, generation, recovers }, next: item }
-	}
-	for (const { claim, nodeId, generation } of arrivals) {
-		if (claim !== undefined) return { claim, key: { runId, nodeId, generation, recovers: '' } }
-	}
-	return undefined
+function offersOf({ key: { runId }, next = [], arrivals = [] }: NodeCommit): Offer[] {
+	return [
+		...next.flatMap((item) => {
+			const { claim, nodeId, generation, recovers } = item
+			return claim === undefined
+				? []
+				: [{ claim, key: { runId, nodeId, generation, recovers }, next: item }]
+		}),
+		...arrivals.flatMap(({ claim, nodeId, generation }) =>
+			claim === undefined ? [] : [{ claim, key: { runId, nodeId, generation, recovers: '' } }],
+		),
+	]
 }
 
 function successorOf(

@@ -35,7 +35,8 @@ async function beat(isExtra = false) {
 	const asked = sql
 	try {
 		const rows = await Promise.race([asked.unsafe(statement, [workerId, leaseMs]), late()])
-		post({ type: rows.length > 0 ? 'beat' : 'lost' })
+		const [row] = rows
+		post(row === undefined ? { type: 'lost' } : { type: 'beat', workers: row['workers'] })
 	} catch (error) {
 		post({ type: 'missed', error: error instanceof Error ? error.message : String(error) })
 		// The driver pauses for up to 20 s between its attempts to connect, which may be longer than the lease; a new one

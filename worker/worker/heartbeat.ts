@@ -13,11 +13,14 @@ export interface HeartbeatData {
 
 /** `beat`: the lease is extended. `lost`: this worker was declared dead. `missed`: the database did not answer. */
 export type HeartbeatMessage =
-	| { readonly type: 'beat' | 'lost' }
+	| { readonly type: 'beat'; readonly workers: number }
+	| { readonly type: 'lost' }
 	| { readonly type: 'missed'; readonly error: string }
 
 export interface HeartbeatOptions extends Omit<HeartbeatData, 'statement'> {
 	readonly logger: Logger
+	/** @param workers how many take from the same queue, this one among them */
+	readonly onBeat?: (workers: number) => void
 	/** This worker was declared dead, or has no heartbeat any more, which comes to the same. Called once. */
 	readonly onLost: () => void
 }
@@ -26,7 +29,7 @@ export interface Heartbeat {
 	stop(): Promise<void>
 }
 
-export function startHeartbeat({ logger, onLost, ...data }: HeartbeatOptions): Heartbeat {
+export function startHeartbeat({ logger, onBeat, onLost, ...data }: HeartbeatOptions): Heartbeat {
 	const workerData: HeartbeatData = { ...data, statement: HEARTBEAT_STATEMENT }
 	const thread = new Thread(new URL('./heartbeat-thread.js', import.meta.url), { workerData, execArgv: [] })
 	let ended = false
@@ -36,7 +39,8 @@ export function startHeartbeat({ logger, onLost, ...data }: HeartbeatOptions): H
 		onLost()
 	}
 	thread.on('message', (message: HeartbeatMessage) => {
-		if (message.type === 'lost') lose()
+		if (message.type === 'beat') onBeat?.(message.workers)
+		else if (message.type === 'lost') lose()
 		else if (message.type === 'missed' && !ended)
 			logger.warn('The heartbeat missed', { workerId: data.workerId, error: message.error })
 	})

@@ -52,7 +52,7 @@ import { TransactionPool } from '../transaction/pool.js'
 import { createBatchingReader } from './batching-reader.js'
 import { createClaimer } from './claims.js'
 import { announce, type Committed, createCommitter, sleep } from './commits.js'
-import { continuedNode, offerClaim, offeredClaim } from './continuation.js'
+import { continuedNodes, offerClaims, offeredClaims, shareOf } from './continuation.js'
 import { createEmitter } from '../execution/emitter.js'
 import { type Heartbeat, startHeartbeat } from './heartbeat.js'
 import { RunningNodes } from './running-nodes.js'
@@ -74,8 +74,8 @@ export interface WorkerOptions {
 	/** A node that no worker could run for so long fails as a dead letter, in ms. Default an hour. */
 	readonly unrunnableLimitMs?: number
 	/**
-	 * A slot goes on with the next node of the run it is at, without a message. While others wait for a slot, it does so
-	 * until it has run so many nodes in a row; 1: never. Default 8.
+	 * A slot goes on with the next node of the run it is at, without a message, and so do the free slots of a worker that is
+	 * alone. While others wait for a slot, it does so until it has run so many nodes in a row; 1: never. Default 8.
 	 */
 	readonly maxInARow?: number
 	/** A node that stands as this worker's for so long without being in hand is given back, in ms. Default 45000. */
@@ -128,11 +128,18 @@ const FORGOTTEN_POLL_MS = 5_000
 const FORGOTTEN_AFTER_MS = 45_000
 /** Deliveries that wait for a slot for longer go back to the broker, where another worker may be free; in ms. */
 const SATURATED_MS = 250
+/** Nodes that begin in one turn of the event loop: what they finish is committed while the next ones begin. */
+const STARTS_PER_TURN = 50
 /** Pause before a message that could not be claimed goes back, in ms: the database is unreachable, or we are. */
 const REQUEUE_PAUSE_MS = 500
 const DEFAULT_MAX_IN_A_ROW = 8
 const MIN_REGISTER_PAUSE_MS = 200
 const MAX_REGISTER_PAUSE_MS = 5_000
+
+const nextTurn = async (after?: Promise<void>): Promise<void> => {
+	await after
+	await new Promise(setImmediate)
+}
 
 interface Waiting {
 	readonly delivery: Delivery
@@ -195,8 +202,10 @@ export function createWorker(options: WorkerOptions): Worker {
 	let polls: Loop[] = []
 	let stopListening: (() => void) | undefined
 	let stopping: Promise<void> | undefined
-	/** Slots that are taken: by a claim under way or by a node. */
+	/** Slots that are taken: by a claim under way, by a node, or for what a commit under way may claim. */
 	let taken = 0
+	/** That take from this queue, this one among them, as of the last heartbeat. */
+	let workers = 1
 	let waiting: Waiting[] = []
 	let saturatedTimer: NodeJS.Timeout | undefined
 	let paused = false
@@ -261,13 +270,45 @@ export function createWorker(options: WorkerOptions): Worker {
 	async function occupySlot({ delivery, key }: Waiting): Promise<void> {
 		taken += 1
 		try {
-			let node = await claim(delivery, key)
-			for (let inARow = 1; node !== undefined; inARow++) node = await run(node, () => mayGoOn(inARow))
+			await runInARow(await claim(delivery, key))
 		} catch (error) {
 			logger.error('A job could not be handled', { ...key, workerId, error })
 		} finally {
 			freeSlot()
 		}
+	}
+
+	/** For nodes that are claimed already, with a slot taken for each. */
+	function fillSlots(nodes: readonly ClaimedNode[]): void {
+		let turn: Promise<void> | undefined
+		for (const [position, node] of nodes.entries()) {
+			if (position % STARTS_PER_TURN === 0) turn = nextTurn(turn)
+			void fillSlot(node, turn)
+		}
+	}
+
+	async function fillSlot(node: ClaimedNode, turn: Promise<void> | undefined): Promise<void> {
+		try {
+			await runInARow(node, turn)
+		} catch (error) {
+			logger.error('A node could not be handled', { ...node.key, workerId, error })
+		} finally {
+			freeSlot()
+		}
+	}
+
+	/** @param turn when the first one may begin; it is in hand before */
+	async function runInARow(first: ClaimedNode | undefined, turn?: Promise<void>): Promise<void> {
+		let node = first
+		for (let inARow = 1; node !== undefined; inARow++)
+			node = await run(node, () => mayGoOn(inARow), inARow === 1 ? turn : undefined)
+	}
+
+	/** Takes slots that are free, so many at most, and says how many. */
+	function takeSlots(most: number): number {
+		const slots = paused ? 0 : Math.max(Math.min(most, concurrency - taken), 0)
+		taken += slots
+		return slots
 	}
 
 	/** The claim decides; whatever it says, the message has then done its duty. */
@@ -292,12 +333,16 @@ export function createWorker(options: WorkerOptions): Worker {
 
 	/** Whether a slot may take the next node of its run: others may wait for it as well. */
 	const mayGoOn = (inARow: number): boolean =>
-		stopping === undefined && maxInARow > 1 && (waiting.length === 0 || inARow < maxInARow)
+		stopping === undefined && maxInARow > 1 && (inARow < maxInARow || (waiting.length === 0 && !paused))
 
 	// ── Nodes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 	/** Returns the node that the same slot goes on with. */
-	async function run(claimed: ClaimedNode, goesOn: () => boolean): Promise<ClaimedNode | undefined> {
+	async function run(
+		claimed: ClaimedNode,
+		goesOn: () => boolean,
+		turn?: Promise<void>,
+	): Promise<ClaimedNode | undefined> {
 		const node = running.add(claimed)
 		const fields = {
 			runId: claimed.key.runId,
@@ -306,6 +351,7 @@ export function createWorker(options: WorkerOptions): Worker {
 			workerId,
 		}
 		try {
+			if (turn !== undefined) await turn
 			const end = await runNode(engine, claimed, node.abort.signal)
 			switch (end.type) {
 				case 'commit':
@@ -356,10 +402,16 @@ export function createWorker(options: WorkerOptions): Worker {
 		}
 		// What follows may not be known any more, and cannot be looked up: that is no reason not to commit.
 		const canRun = goesOn() ? await successorsIn(engine, claimed).catch(() => undefined) : undefined
-		const nodeCommit = canRun === undefined ? planned : offerClaim(planned, canRun)
+		let nodeCommit = planned
+		/** Slots that are kept for what it claims, beside the one of the finished node. */
+		let spare = 0
 		const failWith = async (error: Error): Promise<ClaimedNode | undefined> =>
 			commit(claimed, await failNode(engine, claimed, error), signal, goesOn)
 		try {
+			if (canRun !== undefined) {
+				spare = takeSlots(shareOf(planned.next?.length ?? 0, workers) - 1)
+				nodeCommit = offerClaims(planned, canRun, 1 + spare)
+			}
 			const { outcome, refusal, continued } = await submit(nodeCommit)
 			if (outcome === 'refused' && nodeCommit.outcome === 'failed')
 				throw new Error(`A failure was refused: ${refusal}`)
@@ -370,21 +422,29 @@ export function createWorker(options: WorkerOptions): Worker {
 				return undefined
 			}
 			counts[nodeCommit.outcome] += 1
-			if (outcome === 'repeated') {
-				// The answer that named the claims was lost.
-				await giveBack(offeredClaim(nodeCommit))
+			// The answer that named the claims was lost; or what aborted this node did not know of them yet.
+			if (outcome === 'repeated' || signal.aborted || stopping !== undefined) {
+				await giveBack(offeredClaims(nodeCommit))
 				return undefined
 			}
-			const next = continuedNode(claimed, nodeCommit, continued)
-			if (next !== undefined) counts.continued += 1
+			const [next, ...others] = continuedNodes(claimed, nodeCommit, continued)
+			if (next !== undefined) counts.continued += 1 + others.length
+			spare -= others.length
+			fillSlots(others)
 			return next
 		} catch (error) {
-			if (signal.aborted) throw signal.reason
+			if (signal.aborted) {
+				// The commit may be applied all the same, even yet.
+				claimer.doubt(offeredClaims(nodeCommit))
+				throw signal.reason
+			}
 			if (error instanceof OnCommitError) throw error
 			// Postgres will never take this: the node fails, permanently, and nobody else with it.
 			logger.error('A commit was refused', { ...fields, error })
 			if (nodeCommit.outcome === 'failed') throw error
-			return failWith(toError(error))
+			return await failWith(toError(error))
+		} finally {
+			for (; spare > 0; spare--) freeSlot()
 		}
 	}
 
@@ -418,18 +478,24 @@ export function createWorker(options: WorkerOptions): Worker {
 
 	async function release(claimed: ClaimedNode, delayMs: number, unrunnable: boolean): Promise<void> {
 		counts.released += 1
-		await giveBack({ key: claimed.key, token: claimed.token, delayMs }, unrunnable)
+		await giveBack([{ key: claimed.key, token: claimed.token, delayMs }], unrunnable)
 	}
 
-	/** Does nothing to a claim that is not ours, or never was. */
-	async function giveBack(claim: ReleasedClaim | undefined, unrunnable = false): Promise<void> {
-		if (claim === undefined) return
+	/** Does nothing to claims that are not ours, or never were. */
+	async function giveBack(claims: readonly ReleasedClaim[], unrunnable = false): Promise<void> {
+		const [first] = claims
+		if (first === undefined) return
 		try {
-			await whileUnavailable('A release', () => releaseNodes(db, [claim], unrunnable))
+			await whileUnavailable('A release', () => releaseNodes(db, claims, unrunnable))
 			doorbell.ring({ type: 'outbox' })
 		} catch (error) {
-			// It stays ours until the look for forgotten nodes, the end of this process or the sweep.
-			logger.error('A node could not be given back', { ...claim.key, workerId, error })
+			// They stay ours until the look for forgotten nodes, the end of this process or the sweep.
+			logger.error('Nodes could not be given back', {
+				...first.key,
+				nodes: claims.length,
+				workerId,
+				error,
+			})
 		}
 	}
 
@@ -494,7 +560,7 @@ export function createWorker(options: WorkerOptions): Worker {
 
 	async function register(): Promise<void> {
 		workerId = crypto.randomUUID()
-		await registerWorker(db, {
+		workers = await registerWorker(db, {
 			workerId,
 			name,
 			version: VERSION,
@@ -508,6 +574,7 @@ export function createWorker(options: WorkerOptions): Worker {
 			workerId,
 			leaseMs,
 			logger,
+			onBeat: (alive) => void (workers = alive),
 			onLost: () => void beginAgain(),
 		})
 	}

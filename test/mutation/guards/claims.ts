@@ -197,8 +197,8 @@ export const claimGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'src/claim/worker-registry.ts',
-				find: 'and dead_at is null and stopped_at is null',
-				replace: 'and stopped_at is null',
+				find: 'and own.dead_at is null and own.stopped_at is null',
+				replace: 'and own.stopped_at is null',
 			},
 		],
 		noticedBy: [

@@ -58,8 +58,8 @@ export const continuationGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: COMMIT,
-				find: 'CASE WHEN a.token IS NULL THEN v_now ELSE v_sent[array_position(committed, a.ix)] END, a.edge,',
-				replace: 'v_now, a.edge,',
+				find: 'CASE WHEN f.token IS NULL THEN v_now ELSE v_sent[array_position(committed, f.ix)] END, f.edge,',
+				replace: 'v_now, f.edge,',
 			},
 		],
 		noticedBy: [
@@ -72,12 +72,80 @@ export const continuationGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'worker/worker/worker.ts',
-				find: 'await giveBack(offeredClaim(nodeCommit))\n',
-				replace: '\n',
+				find: "if (outcome === 'repeated' || signal.aborted",
+				replace: 'if (signal.aborted',
 			},
 		],
 		noticedBy: [
 			[TESTS, 'gives back what a commit has claimed whose answer was lost, and the run goes on'],
 		],
+	},
+	{
+		name: 'continuation-slots',
+		keeps: 'a worker goes on with more nodes than it has slots',
+		edits: [
+			{
+				file: 'worker/worker/worker.ts',
+				find: 'Math.max(Math.min(most, concurrency - taken), 0)',
+				replace: 'Math.max(most, 0)',
+			},
+		],
+		noticedBy: [[TESTS, 'goes on with what follows in its free slots, and never with more']],
+	},
+	{
+		name: 'continuation-share',
+		keeps: 'one worker goes on with a whole fan-out while the others have nothing to do',
+		edits: [
+			{
+				file: 'worker/worker/continuation.ts',
+				find: '(workers === 1 ? successors : 1)',
+				replace: 'successors * Math.sign(workers)',
+			},
+		],
+		noticedBy: [[TESTS, 'goes on with one node only while there are other workers']],
+	},
+	{
+		name: 'continuation-after-abort',
+		keeps: 'nodes begin that a commit has claimed during which the run was cancelled, or the worker stopped',
+		edits: [
+			{
+				file: 'worker/worker/worker.ts',
+				find: "if (outcome === 'repeated' || signal.aborted || stopping !== undefined) {",
+				replace: "if (outcome === 'repeated') {",
+			},
+		],
+		noticedBy: [
+			[TESTS, 'begins nothing that was claimed by a commit during which its run was cancelled'],
+			[TESTS, 'begins nothing that was claimed by a commit during which it was stopped'],
+		],
+	},
+	{
+		name: 'continuation-saturated',
+		keeps: 'a slot never comes free for others once their deliveries have gone back',
+		edits: [
+			{
+				file: 'worker/worker/worker.ts',
+				find: '(waiting.length === 0 && !paused)',
+				replace: 'waiting.length === 0',
+			},
+		],
+		noticedBy: [[TESTS, 'lets others have its slot even when their deliveries have gone back meanwhile']],
+	},
+	{
+		name: 'continuation-cancelled-in-hand',
+		keeps: 'nodes begin that were in hand when their run was cancelled',
+		edits: [
+			{
+				file: 'worker/worker/worker.ts',
+				find: '\t\t\tif (turn !== undefined) await turn\n',
+				replace: '',
+			},
+			{
+				file: 'worker/worker/worker.ts',
+				find: '\t\tlet node = first\n',
+				replace: '\t\tawait turn\n\t\tlet node = first\n',
+			},
+		],
+		noticedBy: [[TESTS, 'begins nothing more of a run that is cancelled while it begins']],
 	},
 ]

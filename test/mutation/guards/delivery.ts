@@ -377,8 +377,8 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'worker/worker/worker.ts',
-				find: "await whileUnavailable('A release', () => releaseNodes(db, [claim], unrunnable))",
-				replace: 'await releaseNodes(db, [claim], unrunnable)',
+				find: "await whileUnavailable('A release', () => releaseNodes(db, claims, unrunnable))",
+				replace: 'await releaseNodes(db, claims, unrunnable)',
 			},
 		],
 		noticedBy: [
