@@ -5,7 +5,7 @@ import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
 import type { TcpProxy } from '../support/tcp-proxy.js'
 import { waitFor } from '../support/wait-for.js'
 import { checkHistory, expectSound, POSTGRES_DOWN } from './lab/checker.js'
-import { restartPostgresImmediately, terminateBackends } from './lab/faults.js'
+import { onBroker, restartPostgresImmediately, terminateBackends } from './lab/faults.js'
 import { type Execution, type Lab, type LabProcess, openLab, SLACK_MS, TIMES } from './lab/lab.js'
 import { outputOf } from './lab/wire.js'
 import { createWorkload, type Workload } from './lab/workload.js'
@@ -218,6 +218,11 @@ async function wasBuried({ worker_id: workerId }: Execution): Promise<boolean> {
 
 test('Postgres down for longer than the lease: the living keep what they have, and one that died meanwhile is missed a lease later', async () => {
 	const victim = await lab.startWorker()
+	// The other one has lost its connection between the tests, and must not come back after everything is dealt out.
+	await waitFor('both workers to listen', async () => {
+		const { consumerCount } = await onBroker(lab, (channel) => channel.checkQueue(lab.queue))
+		return consumerCount === 2
+	})
 	const before = workload.ledger.length
 	await workload.start(12, { blueprints: ['lab-chain'], order: { hold: 'a' } })
 	const held = await Promise.all(
