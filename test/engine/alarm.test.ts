@@ -1,11 +1,12 @@
 /** How an idle relay is woken through Postgres, and that nobody is notified while none sleeps. */
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import type { Broker } from '../../src/ports/broker.js'
 import { noDoorbell } from '../../src/ports/doorbell.js'
 import { noLogger } from '../../src/ports/logger.js'
 import { startRun } from '../../src/run/start.js'
 import { createInProcessBroker } from '../../worker/broker/in-process.js'
 import { type Alarm, createAlarm } from '../../worker/relay/alarm.js'
-import { createRelay } from '../../worker/relay/relay.js'
+import { createRelay, type Relay } from '../../worker/relay/relay.js'
 import { type Core, createCore, flow } from '../support/core.js'
 import { waitFor } from '../support/wait-for.js'
 
@@ -42,6 +43,18 @@ async function sleepers(): Promise<unknown> {
 	)
 	return row?.['sleepers']
 }
+/** It looks by itself once an hour. */
+const sleepyRelay = (broker: Broker): Relay =>
+	createRelay({
+		db: core.sql,
+		databaseUrl: core.url,
+		broker,
+		doorbell: noDoorbell,
+		logger: noLogger,
+		queue: 'jobs',
+		minPollMs: 3_600_000,
+		maxPollMs: 3_600_000,
+	})
 /** Longer than a notification takes. */
 const pause = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 100))
 
@@ -131,16 +144,7 @@ test('without Postgres there is no alarm, and nobody waits for one', async () =>
 test('a relay that looks by itself once an hour publishes at once what is started, again and again', async () => {
 	await core.rows('delete from flowcraft_outbox')
 	const broker = createInProcessBroker({ queues: ['jobs'] })
-	const relay = createRelay({
-		db: core.sql,
-		databaseUrl: core.url,
-		broker,
-		doorbell: noDoorbell,
-		logger: noLogger,
-		queue: 'jobs',
-		minPollMs: 3_600_000,
-		maxPollMs: 3_600_000,
-	})
+	const relay = sleepyRelay(broker)
 	relay.start()
 	try {
 		await waitFor('the alarm', async () => (await sleepers()) === 1)
@@ -160,21 +164,12 @@ test('a relay that looks by itself once an hour publishes at once what is starte
 test('a message that comes alone leaves the alarm armed, and when there is more to do nobody is notified any more', async () => {
 	await core.rows('delete from flowcraft_outbox')
 	const broker = createInProcessBroker({ queues: ['jobs'] })
-	const relay = createRelay({
-		db: core.sql,
-		databaseUrl: core.url,
-		broker: {
-			...broker,
-			publish: async (messages) => {
-				await new Promise((resolve) => setTimeout(resolve, 50))
-				return broker.publish(messages)
-			},
+	const relay = sleepyRelay({
+		...broker,
+		publish: async (messages) => {
+			await new Promise((resolve) => setTimeout(resolve, 50))
+			return broker.publish(messages)
 		},
-		doorbell: noDoorbell,
-		logger: noLogger,
-		queue: 'jobs',
-		minPollMs: 3_600_000,
-		maxPollMs: 3_600_000,
 	})
 	let notified = 0
 	const { unlisten } = await core.sql.listen('flowcraft_outbox', () => void notified++)

@@ -269,13 +269,7 @@ export function createWorker(options: WorkerOptions): Worker {
 
 	async function occupySlot({ delivery, key }: Waiting): Promise<void> {
 		taken += 1
-		try {
-			await runInARow(await claim(delivery, key))
-		} catch (error) {
-			logger.error('A job could not be handled', { ...key, workerId, error })
-		} finally {
-			freeSlot()
-		}
+		await inSlot(key, async () => runInARow(await claim(delivery, key)))
 	}
 
 	/** For nodes that are claimed already, with a slot taken for each. */
@@ -283,15 +277,17 @@ export function createWorker(options: WorkerOptions): Worker {
 		let turn: Promise<void> | undefined
 		for (const [position, node] of nodes.entries()) {
 			if (position % STARTS_PER_TURN === 0) turn = nextTurn(turn)
-			void fillSlot(node, turn)
+			const begin = turn
+			void inSlot(node.key, () => runInARow(node, begin))
 		}
 	}
 
-	async function fillSlot(node: ClaimedNode, turn: Promise<void> | undefined): Promise<void> {
+	/** Works in a slot that is taken, and frees it. */
+	async function inSlot(key: NodeKey, work: () => Promise<void>): Promise<void> {
 		try {
-			await runInARow(node, turn)
+			await work()
 		} catch (error) {
-			logger.error('A node could not be handled', { ...node.key, workerId, error })
+			logger.error('A job could not be handled', { ...key, workerId, error })
 		} finally {
 			freeSlot()
 		}
