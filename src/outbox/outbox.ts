@@ -88,10 +88,14 @@ export interface FailedPublication {
 	readonly error: string
 }
 
-/** Deletes what is done and lets the rest come back later. Rows that another relay has taken since are left alone. */
+/**
+ * Deletes what is done and lets the rest come back later. Rows that another relay has taken since are left alone.
+ *
+ * @param token under which they were taken; null: they are nobody's
+ */
 export async function settleOutbox(
 	db: Executor,
-	token: string,
+	token: string | null,
 	done: readonly string[],
 	failed: readonly FailedPublication[],
 ): Promise<void> {

@@ -22,8 +22,12 @@ export interface Alarm {
 
 export interface AlarmOptions {
 	readonly databaseUrl: string
-	/** Called for each commit that added to the outbox while the alarm was armed, and at times for nothing. */
-	readonly onWake: () => void
+	/**
+	 * Called for each commit that added to the outbox while the alarm was armed, and at times for nothing.
+	 *
+	 * @param notice what `readNotice` reads
+	 */
+	readonly onWake: (notice: string) => void
 	/** Called when an armed alarm turns out to be gone. */
 	readonly onLost: () => void
 	readonly logger: Logger
@@ -56,7 +60,7 @@ export function createAlarm({ databaseUrl, onWake, onLost, logger }: AlarmOption
 			max_lifetime: null,
 			connect_timeout: DEADLINE_MS / 1_000,
 			onnotice: () => {},
-			onnotify: onWake,
+			onnotify: (_channel: string, notice: string) => onWake(notice),
 			connection: { application_name: 'flowcraft-relay-alarm', statement_timeout: DEADLINE_MS },
 		} as unknown as postgres.Options<Record<string, never>>)
 

@@ -8,6 +8,7 @@
 import { withDeadline } from '../../src/db/errors.js'
 import type { Executor } from '../../src/db/query.js'
 import { type Loop, runLoop, withJitter } from '../../src/loop.js'
+import { readNotice } from '../../src/outbox/notice.js'
 import { writeJob } from '../../src/outbox/message.js'
 import {
 	type FailedPublication,
@@ -79,8 +80,11 @@ export interface RelayCounts {
 /** Rows that are this relay's for a while. */
 interface Batch {
 	readonly lane: OutboxLane
-	readonly token: string
+	/** Null: nobody's, since a start has told of them. Another relay may take them too, and publish them once more. */
+	readonly token: string | null
 	readonly rows: readonly OutboxRow[]
+	/** There may be more. */
+	readonly isFull: boolean
 }
 
 const QUERY_DEADLINE_MS = 15_000
@@ -124,16 +128,21 @@ export function createRelay(options: RelayOptions): Relay {
 			? undefined
 			: createAlarm({
 					databaseUrl: options.databaseUrl,
-					onWake: () => {
+					onWake: (notice) => {
 						if (isAtWork) disarm()
+						// A look that is under way may have found them.
+						else if (!isLooking) noticed.push(...readNotice(notice))
 						wakeJobs()
 					},
 					onLost: () => (isArmed = false),
 					logger,
 				})
 	let isArmed = false
+	let isLooking = false
 	/** The last look found something, which is being done. */
 	let isAtWork = false
+	/** Of starts that have woken this relay. */
+	let noticed: OutboxRow[] = []
 	/** Not waited for: it may take seconds to find that there is none. */
 	let arming: Promise<void> | undefined
 	let loops: Loop[] = []
@@ -152,13 +161,13 @@ export function createRelay(options: RelayOptions): Relay {
 	async function take(lane: OutboxLane): Promise<Batch> {
 		const token = crypto.randomUUID()
 		// Without a broker nothing is taken: rows would only wait with us instead of in the outbox.
-		if (!broker.isConnected()) return { lane, token, rows: [] }
+		if (!broker.isConnected()) return { lane, token, rows: [], isFull: false }
 		const rows = await withDeadline(
 			'Taking outbox rows',
 			QUERY_DEADLINE_MS,
 			takeOutbox(db, token, batchSizeOf(lane), claimMs, lane),
 		)
-		return { lane, token, rows }
+		return { lane, token, rows, isFull: rows.length >= batchSizeOf(lane) }
 	}
 
 	const batchSizeOf = (lane: OutboxLane): number =>
@@ -182,7 +191,11 @@ export function createRelay(options: RelayOptions): Relay {
 		])
 	}
 
-	async function publish(lane: OutboxLane, token: string, rows: readonly OutboxRow[]): Promise<void> {
+	async function publish(
+		lane: OutboxLane,
+		token: string | null,
+		rows: readonly OutboxRow[],
+	): Promise<void> {
 		if (rows.length === 0) return
 		const done: string[] = []
 		const failed: FailedPublication[] = []
@@ -203,7 +216,7 @@ export function createRelay(options: RelayOptions): Relay {
 	}
 
 	/** Settles as it goes: what takes longer than the claim is taken again, and done twice. */
-	async function refreshEach(token: string, rows: readonly OutboxRow[]): Promise<void> {
+	async function refreshEach(token: string | null, rows: readonly OutboxRow[]): Promise<void> {
 		for (let from = 0; from < rows.length; from += REFRESHES_PER_SETTLE) {
 			const done: string[] = []
 			const failed: FailedPublication[] = []
@@ -239,7 +252,7 @@ export function createRelay(options: RelayOptions): Relay {
 				const next = taking ?? takeNext()
 				taking = undefined
 				const batch = await next
-				if (batch.rows.length < batchSizeOf(batch.lane)) {
+				if (!batch.isFull) {
 					await deliver(batch)
 				} else {
 					taking = takeNext()
@@ -263,9 +276,26 @@ export function createRelay(options: RelayOptions): Relay {
 		}
 	}
 
+	/** What a start has told of, without looking. */
+	function takeNoticed(): Batch | undefined {
+		const rows = noticed
+		noticed = []
+		if (rows.length === 0 || !broker.isConnected()) return undefined
+		return { lane: 'jobs', token: null, rows, isFull: false }
+	}
+
+	async function lookForJobs(): Promise<Batch> {
+		isLooking = true
+		try {
+			return await take('jobs')
+		} finally {
+			isLooking = false
+		}
+	}
+
 	/** With nothing to do the relay sleeps under its alarm, if it may have it. What wakes it at work takes that away. */
 	async function takeOrArm(): Promise<Batch> {
-		const batch = await take('jobs')
+		const batch = takeNoticed() ?? (await lookForJobs())
 		isAtWork = batch.rows.length > 0
 		if (alarm === undefined) return batch
 		if (isArmed) {

@@ -130,17 +130,32 @@ CREATE OR REPLACE VIEW flowcraft_results AS
 	FROM flowcraft_statuses s;
 --> statement-breakpoint
 -- installed from: 15_ring.sql
--- Wakes the relay that sleeps, once whoever calls this has committed. A relay that is woken by this holds the lock exclusively
--- (`worker/relay/alarm.ts`) until it is woken while it is at work, so under load nobody notifies: NOTIFY makes commits wait
--- for each other. And a relay that gets
--- the lock knows that everything written before can be seen, since whoever rang before held it until his commit was
--- visible. A hint: where nobody rings, a relay looks by itself after 80 ms at most.
-CREATE OR REPLACE FUNCTION flowcraft_ring() RETURNS void
+-- Wakes the relay that sleeps, once whoever calls this has committed, and tells it which messages p_run has to publish, where
+-- there are few (`src/outbox/notice.ts`). A relay that is woken by this holds the lock exclusively (`worker/relay/alarm.ts`)
+-- until it is woken while it is at work, so under load nobody notifies: NOTIFY makes commits wait for each other. And a relay
+-- that gets the lock knows that everything written before can be seen, since whoever rang before held it until his commit
+-- was visible. A hint: where nobody rings, a relay looks by itself after 80 ms at most.
+CREATE OR REPLACE FUNCTION flowcraft_ring(p_run text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+	v_notice text := '';
 BEGIN
-	IF NOT pg_try_advisory_xact_lock_shared(7305512216841093236) THEN
-		NOTIFY flowcraft_outbox;
+	IF pg_try_advisory_xact_lock_shared(7305512216841093236) THEN
+		RETURN;
 	END IF;
+	IF p_run IS NOT NULL THEN
+		SELECT json_agg(json_build_object('id', o.id::text, 'messageId', o.message_id, 'runId', o.run_id, 'nodeId', o.node_id,
+			'blueprintId', o.blueprint_id, 'traceparent', o.traceparent))
+		INTO v_notice
+		FROM (
+			SELECT * FROM flowcraft_outbox o WHERE o.run_id = p_run LIMIT 10
+		) AS o;
+		-- Postgres refuses to notify of 8,000 bytes.
+		IF octet_length(v_notice) > 7900 THEN
+			v_notice := '';
+		END IF;
+	END IF;
+	PERFORM pg_notify('flowcraft_outbox', v_notice);
 END $$;
 --> statement-breakpoint
 -- installed from: 20_settle_runs.sql
@@ -311,7 +326,7 @@ BEGIN
 	INSERT INTO flowcraft_outbox (run_id, node_id, blueprint_id, traceparent, due_at)
 	SELECT s.run_id, s.node_id, s.blueprint_id, s.traceparent, v_now FROM started s;
 	IF cardinality(v_inserted) > 0 THEN
-		PERFORM flowcraft_ring();
+		PERFORM flowcraft_ring(CASE WHEN cardinality(v_inserted) = 1 THEN v_inserted[1] END);
 	END IF;
 	RETURN v_inserted;
 END $$;
@@ -2341,7 +2356,7 @@ BEGIN
 		) END;
 END $$;
 
--- What became of the rows that a relay took: p_done are deleted, p_failed come back after their delay. Rows that
+-- What became of the rows that a relay took, or of nobody's (p_token is null): p_done are deleted, p_failed come back after their delay. Rows that
 -- another relay has taken since are left alone, and so are rows that are locked: by a cancel or a resume, which is about
 -- to delete them, in an order of its own. Losing this in a crash only publishes again: asynchronous.
 CREATE OR REPLACE FUNCTION flowcraft_settle_outbox(
@@ -2361,7 +2376,7 @@ BEGIN
 	IF cardinality(p_done) > 0 THEN
 		DELETE FROM flowcraft_outbox o USING (
 			SELECT ours.ctid AS place FROM flowcraft_outbox ours
-			WHERE ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
+			WHERE ours.id = ANY (p_done) AND ours.claim_token IS NOT DISTINCT FROM p_token FOR UPDATE SKIP LOCKED
 		) AS ours
 		WHERE o.ctid = ours.place;
 	END IF;
@@ -2370,7 +2385,7 @@ BEGIN
 			due_at = clock_timestamp() + f.delay_ms * interval '1 millisecond'
 		FROM (
 			SELECT ours.ctid AS place, ours.id FROM flowcraft_outbox ours
-			WHERE ours.id = ANY (p_failed) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
+			WHERE ours.id = ANY (p_failed) AND ours.claim_token IS NOT DISTINCT FROM p_token FOR UPDATE SKIP LOCKED
 		) AS ours
 		JOIN unnest(p_failed, p_delays, p_errors) AS f(id, delay_ms, error) ON f.id = ours.id
 		WHERE o.ctid = ours.place;

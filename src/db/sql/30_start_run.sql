@@ -71,7 +71,7 @@ BEGIN
 	INSERT INTO flowcraft_outbox (run_id, node_id, blueprint_id, traceparent, due_at)
 	SELECT s.run_id, s.node_id, s.blueprint_id, s.traceparent, v_now FROM started s;
 	IF cardinality(v_inserted) > 0 THEN
-		PERFORM flowcraft_ring();
+		PERFORM flowcraft_ring(CASE WHEN cardinality(v_inserted) = 1 THEN v_inserted[1] END);
 	END IF;
 	RETURN v_inserted;
 END $$;

@@ -63,7 +63,7 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: RELAY,
-				find: 'WHERE ours.id = ANY (p_done) AND ours.claim_token = p_token',
+				find: 'WHERE ours.id = ANY (p_done) AND ours.claim_token IS NOT DISTINCT FROM p_token',
 				replace: 'WHERE ours.id = ANY (p_done)',
 			},
 		],
@@ -77,8 +77,9 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: RELAY,
-				find: 'ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED',
-				replace: 'ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE',
+				find: 'ours.id = ANY (p_done) AND ours.claim_token IS NOT DISTINCT FROM p_token FOR UPDATE SKIP LOCKED',
+				replace:
+					'ours.id = ANY (p_done) AND ours.claim_token IS NOT DISTINCT FROM p_token FOR UPDATE',
 			},
 		],
 		noticedBy: [
@@ -125,8 +126,8 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'src/db/sql/15_ring.sql',
-				find: 'IF NOT pg_try_advisory_xact_lock_shared(7305512216841093236) THEN',
-				replace: 'IF true THEN',
+				find: 'IF pg_try_advisory_xact_lock_shared(7305512216841093236) THEN',
+				replace: 'IF false THEN',
 			},
 		],
 		noticedBy: [['test/engine/alarm.test.ts', 'while no relay sleeps nobody notifies']],
@@ -150,12 +151,36 @@ export const deliveryGuards: readonly Guard[] = [
 		],
 	},
 	{
+		name: 'notice-fits',
+		keeps: 'a start with long ids fails while a relay sleeps',
+		edits: [
+			{
+				file: 'src/db/sql/15_ring.sql',
+				find: 'IF octet_length(v_notice) > 7900 THEN',
+				replace: 'IF false THEN',
+			},
+		],
+		noticedBy: [['test/engine/alarm.test.ts', 'may have ids that no notification could hold']],
+	},
+	{
+		name: 'notice-beside-a-look',
+		keeps: 'a start is published twice if a look was under way',
+		edits: [
+			{
+				file: 'worker/relay/relay.ts',
+				find: 'else if (!isLooking) noticed.push',
+				replace: 'else noticed.push',
+			},
+		],
+		noticedBy: [['test/engine/alarm.test.ts', 'is not published beside a look that finds it']],
+	},
+	{
 		name: 'relay-without-broker',
 		keeps: 'a relay without a broker sits on rows that another one could publish',
 		edits: [
 			{
 				file: 'worker/relay/relay.ts',
-				find: 'if (!broker.isConnected()) return { lane, token, rows: [] }',
+				find: 'if (!broker.isConnected()) return { lane, token, rows: [], isFull: false }',
 				replace: '',
 			},
 		],
