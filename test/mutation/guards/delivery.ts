@@ -94,7 +94,7 @@ export const deliveryGuards: readonly Guard[] = [
 		keeps: 'a message that the broker did not take is forgotten',
 		edits: [
 			{
-				file: 'worker/relay/relay.ts',
+				file: 'worker/relay/publication.ts',
 				find: "if (outcome?.status === 'confirmed') {",
 				replace: 'if (outcome?.status !== undefined) {',
 			},
@@ -111,7 +111,7 @@ export const deliveryGuards: readonly Guard[] = [
 		keeps: 'what a relay has taken when it stops waits for the end of its claim',
 		edits: [
 			{
-				file: 'worker/relay/relay.ts',
+				file: 'worker/relay/pipeline.ts',
 				find: 'if (last !== undefined) await deliver(last).catch(() => {})',
 				replace: '',
 			},
@@ -167,7 +167,7 @@ export const deliveryGuards: readonly Guard[] = [
 		keeps: 'a start is published twice if a look was under way',
 		edits: [
 			{
-				file: 'worker/relay/relay.ts',
+				file: 'worker/relay/job-looks.ts',
 				find: 'else if (!isLooking) noticed.push',
 				replace: 'else noticed.push',
 			},
@@ -191,7 +191,7 @@ export const deliveryGuards: readonly Guard[] = [
 		keeps: 'a row whose relay died is published again although a worker had its message',
 		edits: [
 			{
-				file: 'worker/relay/relay.ts',
+				file: 'worker/relay/publication.ts',
 				find: "if (row.kind === 'job' && row.reclaimed && !WANTS_MESSAGE.has(row.nodeState ?? '')) {",
 				replace: 'if (false as boolean) {',
 			},
