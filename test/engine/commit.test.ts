@@ -512,7 +512,7 @@ describe('batches', () => {
 	})
 
 	test('are split when Postgres refuses one of them: only its node is told so', async () => {
-		const committer = createCommitter(core.sql, noDoorbell, noLogger, () => worker)
+		const committer = createCommitter(core.sql, noDoorbell, noLogger, { workerId: worker })
 		const runIds = await Promise.all(Array.from({ length: 3 }, () => core.start('one')))
 		const nodes = await Promise.all(runIds.map((runId) => core.claimed(worker, runId, 'a')))
 		const { signal } = new AbortController()

@@ -11,6 +11,7 @@ import type { Executor } from '../../src/db/query.js'
 import { whileUnavailable } from '../../src/db/retry.js'
 import type { NodeKey } from '../../src/plan/node-key.js'
 import { WorkerDrainingError } from '../execution/aborts.js'
+import type { Self } from './self.js'
 
 /** Jobs per claim at most. */
 const MAX_BATCH = 200
@@ -20,11 +21,10 @@ const MAX_DEADLINE_MS = 15_000
 
 export interface ClaimerOptions {
 	readonly db: Executor
-	readonly workerId: () => string
+	readonly self: Self
 	readonly leaseMs: number
 	/** How long a claim stays doubtful, in ms: after that its statement has come to an end. */
 	readonly doubtMs: number
-	readonly isStopping: () => boolean
 }
 
 export interface Claimer {
@@ -43,7 +43,7 @@ interface Claim {
 	readonly token: string
 }
 
-export function createClaimer({ db, workerId, leaseMs, doubtMs, isStopping }: ClaimerOptions): Claimer {
+export function createClaimer({ db, self, leaseMs, doubtMs }: ClaimerOptions): Claimer {
 	const deadlineMs = Math.min(Math.max(leaseMs / 3, MIN_DEADLINE_MS), MAX_DEADLINE_MS)
 	const underWay = new Set<string>()
 	/** And until when they are. In the order of that. */
@@ -57,9 +57,9 @@ export function createClaimer({ db, workerId, leaseMs, doubtMs, isStopping }: Cl
 		const [keys, tokens] = [batch.map(({ key }) => key), batch.map(({ token }) => token)]
 		let asks = 0
 		const askOnce = async (): Promise<ClaimOutcome[]> => {
-			if (asks > 0 && isStopping()) throw new WorkerDrainingError()
+			if (asks > 0 && self.isStopping) throw new WorkerDrainingError()
 			asks += 1
-			return claimNodes(db, workerId(), keys, tokens)
+			return claimNodes(db, self.workerId, keys, tokens)
 		}
 		try {
 			const outcomes = await whileUnavailable('A claim', askOnce, { maxMs: leaseMs, deadlineMs })

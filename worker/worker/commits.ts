@@ -15,6 +15,7 @@ import { withJitter } from '../../src/loop.js'
 import type { Doorbell } from '../../src/ports/doorbell.js'
 import type { Logger } from '../../src/ports/logger.js'
 import { createBatcher } from '../../src/batcher.js'
+import type { Self } from './self.js'
 
 /** Nodes per commit at most: past this, larger batches gain nothing. */
 const MAX_BATCH = 200
@@ -42,19 +43,19 @@ export interface Committed {
 
 type Answer = Committed | { readonly error: unknown }
 
-/** @param workerId who goes on with what the commits offer */
+/** @param self who goes on with what the commits offer */
 export function createCommitter(
 	db: Executor,
 	doorbell: Doorbell,
 	logger: Logger,
-	workerId: () => string,
+	self: Pick<Self, 'workerId'>,
 ): Committer {
 	const apply = async (commits: readonly NodeCommit[]): Promise<Answer[]> => {
 		try {
 			const { outcomes, refusals, ended, emitted, continued } = await withDeadline(
 				'A commit',
 				COMMIT_DEADLINE_MS,
-				commitNodes(db, commits, workerId()),
+				commitNodes(db, commits, self.workerId),
 			)
 			announce(doorbell, { ended, emitted })
 			return outcomes.map((outcome, position) => ({

@@ -71,7 +71,7 @@ export const continuationGuards: readonly Guard[] = [
 		keeps: 'a successor stands still that was claimed by a commit whose answer was lost',
 		edits: [
 			{
-				file: 'worker/worker/worker.ts',
+				file: 'worker/worker/node-runner.ts',
 				find: "if (outcome === 'repeated' || signal.aborted",
 				replace: 'if (signal.aborted',
 			},
@@ -85,8 +85,8 @@ export const continuationGuards: readonly Guard[] = [
 		keeps: 'a worker goes on with more nodes than it has slots',
 		edits: [
 			{
-				file: 'worker/worker/worker.ts',
-				find: 'Math.max(Math.min(most, concurrency - taken), 0)',
+				file: 'worker/worker/slots.ts',
+				find: 'Math.max(Math.min(most, concurrency - this.#taken), 0)',
 				replace: 'Math.max(most, 0)',
 			},
 		],
@@ -109,8 +109,8 @@ export const continuationGuards: readonly Guard[] = [
 		keeps: 'nodes begin that a commit has claimed during which the run was cancelled, or the worker stopped',
 		edits: [
 			{
-				file: 'worker/worker/worker.ts',
-				find: "if (outcome === 'repeated' || signal.aborted || stopping !== undefined) {",
+				file: 'worker/worker/node-runner.ts',
+				find: "if (outcome === 'repeated' || signal.aborted || self.isStopping) {",
 				replace: "if (outcome === 'repeated') {",
 			},
 		],
@@ -124,9 +124,9 @@ export const continuationGuards: readonly Guard[] = [
 		keeps: 'a slot never comes free for others once their deliveries have gone back',
 		edits: [
 			{
-				file: 'worker/worker/worker.ts',
-				find: '(waiting.length === 0 && !paused)',
-				replace: 'waiting.length === 0',
+				file: 'worker/worker/slots.ts',
+				find: 'return this.#waiting.length > 0 || this.#isPaused',
+				replace: 'return this.#waiting.length > 0',
 			},
 		],
 		noticedBy: [[TESTS, 'lets others have its slot even when their deliveries have gone back meanwhile']],
@@ -136,14 +136,14 @@ export const continuationGuards: readonly Guard[] = [
 		keeps: 'nodes begin that were in hand when their run was cancelled',
 		edits: [
 			{
-				file: 'worker/worker/worker.ts',
+				file: 'worker/worker/node-runner.ts',
 				find: '\t\t\tif (turn !== undefined) await turn\n',
 				replace: '',
 			},
 			{
-				file: 'worker/worker/worker.ts',
-				find: '\t\tlet node = first\n',
-				replace: '\t\tawait turn\n\t\tlet node = first\n',
+				file: 'worker/worker/node-runner.ts',
+				find: '\t\tlet node: ClaimedNode | undefined = first\n',
+				replace: '\t\tawait turn\n\t\tlet node: ClaimedNode | undefined = first\n',
 			},
 		],
 		noticedBy: [[TESTS, 'begins nothing more of a run that is cancelled while it begins']],

@@ -316,9 +316,9 @@ export const deliveryGuards: readonly Guard[] = [
 		keeps: 'a worker runs more nodes at once than it was told to',
 		edits: [
 			{
-				file: 'worker/worker/worker.ts',
-				find: 'if (taken < concurrency) return void occupySlot({ delivery, key })',
-				replace: 'if (taken >= 0) return void occupySlot({ delivery, key })',
+				file: 'worker/worker/slots.ts',
+				find: 'if (this.#taken < concurrency) return this.#occupy({ delivery, key })',
+				replace: 'if (this.#taken >= 0) return this.#occupy({ delivery, key })',
 			},
 			{
 				file: 'worker/worker/worker.ts',
@@ -333,8 +333,8 @@ export const deliveryGuards: readonly Guard[] = [
 		keeps: 'deliveries wait behind long nodes although another worker is free',
 		edits: [
 			{
-				file: 'worker/worker/worker.ts',
-				find: 'saturatedTimer ??= setTimeout(() => void giveWay(), SATURATED_MS)',
+				file: 'worker/worker/slots.ts',
+				find: 'this.#saturatedTimer ??= setTimeout(() => void this.#giveWay(), SATURATED_MS)',
 				replace: '',
 			},
 		],
@@ -401,7 +401,7 @@ export const deliveryGuards: readonly Guard[] = [
 		keeps: 'a node that could not be given back stands still for most of a minute',
 		edits: [
 			{
-				file: 'worker/worker/worker.ts',
+				file: 'worker/worker/own-claims.ts',
 				find: "await whileUnavailable('A release', () => releaseNodes(db, claims, unrunnable))",
 				replace: 'await releaseNodes(db, claims, unrunnable)',
 			},
@@ -436,7 +436,7 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'worker/worker/worker.ts',
-				find: 'poll(FORGOTTEN_POLL_MS, giveBackForgotten)',
+				find: 'poll(FORGOTTEN_POLL_MS, ownClaims.giveBackForgotten)',
 				replace: 'poll(FORGOTTEN_POLL_MS, async () => {})',
 			},
 		],
