@@ -12,13 +12,8 @@ import {
 	WorkerDrainingError,
 } from '../execution/aborts.js'
 import { toError } from '../execution/attempt.js'
-import {
-	type ExecutionEngine,
-	failNode,
-	type OnCommit,
-	runNode,
-	successorsIn,
-} from '../execution/run-node.js'
+import type { ExecutionEngine } from '../execution/engine.js'
+import { failNode, type OnCommit, runNode, successorsIn } from '../execution/run-node.js'
 import { OnCommitError, type TransactionalCommitter } from '../transaction/commit.js'
 import type { Claimer } from './claims.js'
 import type { Committed, Committer } from './commits.js'

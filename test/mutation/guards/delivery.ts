@@ -626,8 +626,8 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'worker/execution/run-node.ts',
-				find: 'if (claimed.crashes > MAX_CRASHES) {',
-				replace: 'if (claimed.crashes > 1_000_000) {',
+				find: 'if (claimed.crashes > MAX_CRASHES)',
+				replace: 'if (claimed.crashes > 1_000_000)',
 			},
 		],
 		noticedBy: [
