@@ -1,4 +1,5 @@
 /** The environment of the long-lived processes. `.env.example` documents each variable. */
+import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { z } from 'zod'
@@ -137,18 +138,20 @@ export function readAllInOneSettings(env: Environment): { settings: AllInOneSett
  */
 export async function loadWorkflows(path: string | undefined): Promise<WorkflowsModule> {
 	if (path === undefined) return import('./workflows/index.js')
-	const url = pathToFileURL(resolve(path)).href
+	const file = resolve(path)
+	if (!existsSync(file)) throw new EnvironmentError([`WORKFLOWS names ${file}, which does not exist`])
+	const url = pathToFileURL(file).href
 	let module: WorkflowsModule & { default?: WorkflowsModule }
 	try {
 		module = (await import(url)) as typeof module
 	} catch (error) {
 		throw new EnvironmentError([
-			`WORKFLOWS cannot be loaded from ${url}: ${error instanceof Error ? error.message : String(error)}`,
+			`WORKFLOWS cannot be loaded from ${file}: ${error instanceof Error ? error.message : String(error)}`,
 		])
 	}
 	const workflows =
 		module.blueprints === undefined && module.default !== undefined ? module.default : module
 	if (workflows.blueprints === undefined)
-		throw new EnvironmentError([`WORKFLOWS names ${url}, which exports no 'blueprints'`])
+		throw new EnvironmentError([`WORKFLOWS names ${file}, which exports no 'blueprints'`])
 	return workflows
 }

@@ -90,6 +90,14 @@ test('reopens with every row after SIGKILL of its Node process, without the orph
 	expect(await readPostmaster(join(dataDir, 'postgres'))).toBeUndefined()
 })
 
+test('says at once that a folder cannot be made, and names it', async () => {
+	const elsewhere = startEmbeddedPostgres({ dataDir: '/proc/no/such', log: noLogger })
+	await expect(elsewhere).rejects.toThrow('The data cannot be kept in /proc/no/such: ENOENT')
+	writeFileSync(join(dirname(dataDir), 'file'), '')
+	const inFile = startEmbeddedPostgres({ dataDir: join(dirname(dataDir), 'file', 'x'), log: noLogger })
+	await expect(inFile).rejects.toThrow('Set DATA_DIR to another folder.')
+})
+
 test('refuses a second process on the same folder in one sentence, and the first goes on', async () => {
 	const first = await own()
 	const url = await urlOf(first)

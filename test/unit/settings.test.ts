@@ -86,8 +86,9 @@ test('defaults are those of the documentation', () => {
 
 test('a workflows module that cannot be loaded is refused by name', async () => {
 	await expect(loadWorkflows('./nowhere.ts')).rejects.toThrow(
-		/WORKFLOWS cannot be loaded from file:.*nowhere\.ts/,
+		/WORKFLOWS names \/.*nowhere\.ts, which does not exist/,
 	)
+	await expect(loadWorkflows('./LICENSE')).rejects.toThrow(/WORKFLOWS cannot be loaded from \/.*LICENSE: /)
 	await expect(loadWorkflows('./src/loop.ts')).rejects.toThrow(/exports no 'blueprints'/)
 	expect(Object.keys((await loadWorkflows(undefined)).blueprints ?? {})).toContain('content-moderation')
 })

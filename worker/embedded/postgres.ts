@@ -26,7 +26,7 @@ import {
 	truncate,
 	writeFile,
 } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import postgres, { type Sql } from 'postgres'
 import { runLoop } from '../../src/loop.js'
@@ -321,7 +321,7 @@ class Server {
 /** The folder's real path. Closed to others, except that the server, who may be another user, can pass through it. */
 async function prepareFolder(dataDir: string): Promise<string> {
 	try {
-		await mkdir(dataDir, { recursive: true, mode: 0o700 })
+		await makeFolder(resolve(dataDir))
 		const home = await realpath(dataDir)
 		if (process.getuid?.() === 0) await chmod(home, (await stat(home)).mode | 0o011)
 		return home
@@ -332,6 +332,25 @@ async function prepareFolder(dataDir: string): Promise<string> {
 		)
 	}
 }
+
+/**
+ * With those that it lies in. Not by `mkdir` with `recursive`, which never ends where the file system answers ENOENT although
+ * the parent is there, as /proc does.
+ */
+async function makeFolder(path: string): Promise<void> {
+	const parent = dirname(path)
+	if (parent !== path && !(await isFolder(parent))) await makeFolder(parent)
+	await mkdir(path, { mode: 0o700 }).catch(async (error: unknown) => {
+		// It is there, or another process was faster.
+		if (!(await isFolder(path))) throw error
+	})
+}
+
+const isFolder = (path: string): Promise<boolean> =>
+	stat(path).then(
+		(found) => found.isDirectory(),
+		() => false,
+	)
 
 async function open(home: string): Promise<Cluster> {
 	const programs = await embeddedPrograms()
