@@ -49,20 +49,28 @@ export async function timeLoad(engine: Engine, { workload, total, inFlight }: Lo
 	return (performance.now() - begin) / 1000
 }
 
+export interface Pace<R> {
+	readonly runs: number
+	readonly seconds: number
+	/** What was read where the measured time begins, and where it ends. */
+	readonly before: R
+	readonly after: R
+}
+
 /**
- * How many runs have ended in how many seconds, from one end to another, when the system had been warmed. Ends when
+ * How many runs have ended in how many seconds, from one end to another, when the system had been warmed. Resolves when
  * all runs have.
- * @param onBegin where the measured time begins, `onEnd` where it ends; neither is part of it
+ * @param read called twice, outside the measured time
  * @throws when no run has ended for ten minutes
  */
-export async function paceLoad(
+export async function paceLoad<R>(
 	engine: Engine,
 	{ workload, inFlight, warmUpSeconds, seconds }: SteadyLoad,
-	{ onBegin, onEnd }: { onBegin?: () => Promise<void>; onEnd?: () => Promise<void> } = {},
-): Promise<{ runs: number; seconds: number }> {
+	read: () => Promise<R>,
+): Promise<Pace<R>> {
 	const warmAt = performance.now() + warmUpSeconds * 1000
-	let begin: { readonly at: number; readonly ended: number } | undefined
-	let measured: { readonly runs: number; readonly seconds: number } | undefined
+	let begin: { readonly at: number; readonly ended: number; readonly before: R } | undefined
+	let measured: Pace<R> | undefined
 	await keepInFlight(
 		engine,
 		workload,
@@ -72,11 +80,15 @@ export async function paceLoad(
 			const now = performance.now()
 			if (begin === undefined) {
 				if (now < warmAt) return
-				await onBegin?.()
-				begin = { at: performance.now(), ended }
+				const before = await read()
+				begin = { at: performance.now(), ended, before }
 			} else if (measured === undefined && now - begin.at >= seconds * 1000) {
-				measured = { runs: ended - begin.ended, seconds: (now - begin.at) / 1000 }
-				await onEnd?.()
+				measured = {
+					runs: ended - begin.ended,
+					seconds: (now - begin.at) / 1000,
+					before: begin.before,
+					after: await read(),
+				}
 			}
 		},
 	)

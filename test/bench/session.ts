@@ -84,19 +84,12 @@ export class Session {
 		nodesPerRun = NODES[load.workload] ?? Number.NaN,
 	): Promise<void> {
 		const { warmUpSeconds, paceSeconds } = this.sizes
-		let before: Counters | undefined
-		let after: Counters | undefined
-		const { runs, seconds } = await paceLoad(
+		const { runs, seconds, before, after } = await paceLoad(
 			engine,
 			{ ...load, warmUpSeconds, seconds: paceSeconds },
-			{
-				onBegin: async () => void (before = await readCounters(engine.watched)),
-				onEnd: async () => void (after = await readCounters(engine.watched)),
-			},
+			() => readCounters(engine.watched),
 		)
-		if (before !== undefined && after !== undefined)
-			this.costs.set(name, costPerNode(before, after, runs * nodesPerRun))
-		this.results.add(name, (runs * nodesPerRun) / seconds, 'nodes/s')
+		this.#note(name, runs * nodesPerRun, seconds, before, after)
 	}
 
 	/** The same for work of any kind, which tells how many seconds it took. */
@@ -108,7 +101,11 @@ export class Session {
 	): Promise<void> {
 		const before = await readCounters(watched)
 		const seconds = await work()
-		this.costs.set(name, costPerNode(before, await readCounters(watched), nodes))
+		this.#note(name, nodes, seconds, before, await readCounters(watched))
+	}
+
+	#note(name: string, nodes: number, seconds: number, before: Counters, after: Counters): void {
+		this.costs.set(name, costPerNode(before, after, nodes))
 		this.results.add(name, nodes / seconds, 'nodes/s')
 	}
 }

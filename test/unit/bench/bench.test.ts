@@ -77,7 +77,6 @@ describe('load', () => {
 
 	it('measures what ends once it is warm, from one end to another, and leaves nothing running', async () => {
 		let live = 0
-		const calls: string[] = []
 		const engine: Engine = {
 			start: async (_, count) => void (live += count),
 			live: async () => {
@@ -86,12 +85,13 @@ describe('load', () => {
 			},
 		}
 		const begin = performance.now()
-		const { runs, seconds } = await paceLoad(
+		let reads = 0
+		const { runs, seconds, before, after } = await paceLoad(
 			engine,
 			{ workload: 'any', inFlight: 4, warmUpSeconds: 0.2, seconds: 0.3 },
-			{ onBegin: async () => void calls.push('begin'), onEnd: async () => void calls.push('end') },
+			async () => (reads += 1),
 		)
-		expect(calls).toEqual(['begin', 'end'])
+		expect([before, after, reads]).toEqual([1, 2, 2])
 		expect(live).toBe(0)
 		expect(seconds).toBeGreaterThanOrEqual(0.3)
 		expect(performance.now() - begin).toBeGreaterThanOrEqual(500)
