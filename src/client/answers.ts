@@ -12,7 +12,7 @@ export type NodeState =
 	| 'recovered'
 	| 'cancelled'
 
-/** The answer to a start, a cancel, a pause. */
+/** The answer to a start, a pause. */
 export interface RunState {
 	readonly runId: string
 	readonly status: RunStatus
@@ -116,6 +116,11 @@ export interface NodeRun {
 export interface NodePage {
 	readonly nodes: readonly NodeRun[]
 	readonly nextCursor?: string
+}
+
+export interface CancelledRun extends RunState {
+	/** Of repeated cancels, that of the first. */
+	readonly reason: string
 }
 
 export interface ResumedRun extends RunState {

@@ -1,5 +1,6 @@
 /** The client: each operation on runs as a function. */
 import type {
+	CancelledRun,
 	LiveEvent,
 	NodePage,
 	NodeRun,
@@ -97,7 +98,7 @@ export interface Client {
 	wait(runId: string, options?: WaitOptions): Promise<Run>
 	/** Newest first. Awaited: a page; iterated: all runs. */
 	list(options?: ListOptions): Paged<RunPage, RunSummary>
-	cancel(runId: string, options?: CallOptions & { readonly reason?: string }): Promise<RunState>
+	cancel(runId: string, options?: CallOptions & { readonly reason?: string }): Promise<CancelledRun>
 	/** Ends a wait. Not sent again when no answer came: it might end the next wait of that node. */
 	resume(runId: string, options?: ResumeOptions): Promise<ResumedRun>
 	/** Another attempt of what has failed. Not sent again when no answer came. */

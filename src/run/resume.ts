@@ -1,7 +1,7 @@
 /** Resuming a run that waits for something from outside. */
 import { createValueCodec, type ValueCodec } from '../context/values.js'
 import { type Executor, query } from '../db/query.js'
-import { ConflictError, NotFoundError } from '../errors.js'
+import { ConflictError, InvalidInputError, NotFoundError } from '../errors.js'
 import { canBeRunId } from './ids.js'
 import type { RunStatus } from '../db/schema.js'
 
@@ -22,7 +22,8 @@ export interface ResumedRun {
 
 /**
  * Ends the wait of one node; a worker continues from there.
- * @throws NotFoundError; ConflictError when nothing waits, or several nodes do and none was named
+ * @throws NotFoundError; ConflictError when nothing waits, or several nodes do and none was named; InvalidInputError
+ * when all edges out of the node have actions, and none has this one
  */
 export async function resumeRun(
 	db: Executor,
@@ -40,11 +41,12 @@ export async function resumeRun(
 		outcome: string
 		node_id: string
 		waiting: string
+		actions: string
 		status: RunStatus
 		children: string | null
 	}>(
 		db,
-		`select outcome, node_id, to_json(waiting)::text as waiting, status,
+		`select outcome, node_id, to_json(waiting)::text as waiting, to_json(actions)::text as actions, status,
 			-- A node whose child run waits does not wait itself: the refusal says what can be resumed.
 			case when outcome = 'not_waiting' then (
 				select json_agg(json_build_object('nodeId', n.node_id, 'childRunId', n.child_run_id) order by n.node_id)::text
@@ -57,6 +59,15 @@ export async function resumeRun(
 	)
 	if (row === undefined || row.outcome === 'unknown') throw new NotFoundError(`There is no run '${runId}'.`)
 	if (row.outcome === 'resumed') return { runId, nodeId: row.node_id, status: row.status }
+	if (row.outcome === 'no_edge') {
+		const actions = (JSON.parse(row.actions) as string[]).map((action) => `'${action}'`).join(', ')
+		throw new InvalidInputError(`Node '${row.node_id}' cannot be resumed so`, [
+			{
+				path: '/action',
+				message: `${input.action === undefined ? 'is missing' : `is '${input.action}'`}; all edges out of the node have one of: ${actions}`,
+			},
+		])
+	}
 	const waiting = (JSON.parse(row.waiting) as string[]).map((id) => `'${id}'`).join(', ')
 	if (row.outcome === 'ambiguous')
 		throw new ConflictError(`Several nodes of run '${runId}' wait: name one of ${waiting} as nodeId.`)

@@ -97,7 +97,7 @@ export async function registerWebhook(
 
 /**
  * Uses a webhook up: whoever waits for it goes on, or the request is kept for a wait that is still to come.
- * @throws NotFoundError; GoneError if it was used before or has expired. Then nothing was changed.
+ * @throws NotFoundError; GoneError if it was used before or has expired, or its run has ended. Then nothing was changed.
  */
 export async function receiveWebhook(
 	db: Executor,
@@ -107,7 +107,7 @@ export async function receiveWebhook(
 ): Promise<{ readonly woken: readonly WokenNode[] }> {
 	// What cannot be a token needs no database.
 	if (!/^[\w-]{43}$/.test(token)) throw unknownWebhook()
-	const [row] = await query<WokenRow & { outcome: 'received' | 'unknown' | 'used' | 'expired' }>(
+	const [row] = await query<WokenRow & { outcome: 'received' | 'unknown' | 'used' | 'expired' | 'ended' }>(
 		db,
 		`select outcome, to_json(woken_runs)::text as runs, to_json(woken_nodes)::text as nodes
 		from flowcraft_receive_webhook($1::text, $2::text)`,
@@ -116,6 +116,8 @@ export async function receiveWebhook(
 	if (row === undefined || row.outcome === 'unknown') throw unknownWebhook()
 	if (row.outcome === 'used')
 		throw new GoneError('This webhook was used before. Each one takes a single request.')
+	if (row.outcome === 'ended')
+		throw new GoneError('The run that gave out this webhook has ended: nobody waits for it any more.')
 	if (row.outcome === 'expired') throw new GoneError('This webhook has expired.')
 	return { woken: wokenNodes(row) }
 }

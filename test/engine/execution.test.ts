@@ -375,7 +375,10 @@ describe('a cancel', () => {
 		)
 		const runId = await engine.start({ blueprint: 'two' })
 		await started.opened
-		await cancelRun(engine.database.sql, runId, 'changed my mind')
+		const first = await cancelRun(engine.database.sql, runId, 'changed my mind')
+		expect(first).toMatchObject({ status: 'cancelled', reason: 'changed my mind' })
+		const again = await cancelRun(engine.database.sql, runId, 'and once more')
+		expect(again).toMatchObject({ status: 'cancelled', reason: 'changed my mind', cancelled: [] })
 		await aborted.opened
 		const run = await engine.end(runId)
 		expect(run).toMatchObject({ status: 'cancelled', reason: 'changed my mind' })
@@ -452,6 +455,23 @@ describe('a wait', () => {
 		expect(ended.map(({ context }) => [context['yes'], context['no']])).toEqual(
 			runIds.map(() => [{ by: 'me' }, undefined]),
 		)
+	})
+
+	test('goes on nowhere by an action that no edge has: that is refused, and it still waits', async () => {
+		const edges = waits.edges.map((edge) => ({
+			...edge,
+			...(edge.source === 'w' ? { action: edge.target } : {}),
+		}))
+		await begin([{ ...waits, edges }], registry)
+		const runId = await engine.start({ blueprint: 'waits' })
+		await awaiting(runId)
+		const resume = (action?: string): Promise<unknown> =>
+			resumeRun(engine.database.sql, runId, action === undefined ? {} : { action })
+		for (const action of [undefined, '', 'yess'])
+			await expect(resume(action)).rejects.toThrow("all edges out of the node have one of: 'no', 'yes'")
+		await awaiting(runId)
+		await resumeRun(engine.database.sql, runId, { action: 'yes', output: 'by me' })
+		expect((await engine.end(runId)).context).toMatchObject({ yes: 'by me' })
 	})
 
 	test('that is resumed twice changes nothing the second time', async () => {
@@ -834,6 +854,35 @@ describe('a worker', () => {
 			runId,
 		)
 		expect(row?.dead_letter).toMatch(/Workers died 6 times/)
+	})
+
+	test('tells the log of each attempt that failed, of a node that has, and of a dead letter', async () => {
+		const lines: string[] = []
+		const log =
+			(level: string) =>
+			(message: string, fields: Record<string, unknown> = {}): void => {
+				if ('error' in fields) lines.push(`${level} ${message}: ${String(fields['error'])}`)
+			}
+		const logger = { debug: log('debug'), info: log('info'), warn: log('warn'), error: log('error') }
+		const fails: NodeFunction = async () => {
+			throw new RangeError('too far')
+		}
+		const config = { maxRetries: 2, retryDelay: 1 }
+		await begin(
+			{ id: 'doomed', nodes: [{ id: 'n', uses: 'fails', config }], edges: [] },
+			{ fails },
+			{ logger, manualRelay: true },
+		)
+		const failing = await engine.start({ blueprint: 'doomed' })
+		const deadly = await engine.start({ blueprint: 'doomed' })
+		await engine.rows('update flowcraft_nodes set crashes = 6 where run_id = $1', deadly)
+		engine.relay.start()
+		await Promise.all([engine.end(failing), engine.end(deadly)])
+		expect(lines.toSorted()).toEqual([
+			'error A node is a dead letter: Error: Workers died 6 times while they ran this node',
+			'info An attempt failed and will be repeated: RangeError: too far',
+			'warn A node failed: RangeError: too far',
+		])
 	})
 
 	test('makes a dead letter of what nobody could run within the limit', async () => {

@@ -123,6 +123,13 @@ describe('onCommit', () => {
 		expect((await engine.run({ blueprint: 'once' })).errors?.[0]?.message).toBe('division by zero')
 	})
 
+	test('with a value that the driver cannot write fails with what the driver says', async () => {
+		work = ({ onCommit }) => onCommit((tx) => tx`insert into ledger (id) values (${undefined as never})`)
+		const [error] = (await engine.run({ blueprint: 'once' })).errors ?? []
+		expect(error?.message).toBe('UNDEFINED_VALUE: Undefined values are not allowed')
+		expect(await ledger()).toEqual([])
+	})
+
 	test('may catch what a savepoint refuses, and go on', async () => {
 		work = ({ onCommit }) =>
 			onCommit(async (tx) => {

@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { afterEach, describe, expect, test } from 'vitest'
 import { GoneError, NotFoundError } from '../../src/errors.js'
 import type { Logger } from '../../src/ports/logger.js'
+import { cancelRun } from '../../src/run/cancel.js'
 import { readRun } from '../../src/run/read.js'
 import { receiveWebhook, sharedWebhookSecret } from '../../src/run/webhooks.js'
 import type { WorkflowsModule } from '../../worker/execution/workflows.js'
@@ -327,7 +328,42 @@ describe('a request', () => {
 		await begin(withWebhook({ params: { webhookNodeId: 'hook', timeout: 50 } }))
 		const run = await engine.run({ blueprint: 'hooked' })
 		expect(run.errors).toMatchObject([{ nodeId: 'answer', name: 'NodeWaitTimeoutError' }])
-		expect((await call(sent[0] as Sent)).woken).toEqual([])
+		await expect(call(sent[0] as Sent)).rejects.toThrow('The run that gave out this webhook has ended')
 		expect((await readRun(engine.database.sql, run.runId))?.status).toBe('failed')
+	})
+
+	test('is refused when its run has ended, and is not used up by that', async () => {
+		await begin(withWebhook({ params: { webhookNodeId: 'hook' } }))
+		const { runId, given } = await startAwaiting()
+		await cancelRun(engine.database.sql, runId)
+		for (let time = 1; time <= 2; time++)
+			await expect(call(given)).rejects.toThrow(
+				new GoneError('The run that gave out this webhook has ended: nobody waits for it any more.'),
+			)
+		expect(await hooks()).toMatchObject([{ used: false }])
+		expect(await engine.rows('select id from flowcraft_kept_events')).toEqual([])
+	})
+
+	test('that a child run gave out reaches the parent that waits for it, although the child has ended', async () => {
+		await begin([
+			{ id: 'child', nodes: [{ id: 'hook', uses: 'webhook' }], edges: [] },
+			{
+				id: 'hooked',
+				nodes: [
+					{ id: 'sub', uses: 'subflow', params: { blueprintId: 'child' } },
+					{ id: 'send', uses: 'send', inputs: 'sub' },
+					{ id: 'answer', uses: 'wait', inputs: 'sub' },
+				],
+				edges: [
+					{ source: 'sub', target: 'send' },
+					{ source: 'send', target: 'answer' },
+				],
+			},
+		])
+		const { runId, given } = await startAwaiting()
+		await call(given, 'for the parent')
+		expect((await engine.end(runId)).context).toMatchObject({
+			'_outputs.answer': { text: 'for the parent' },
+		})
 	})
 })

@@ -336,14 +336,15 @@ describe('POST /runs/:id/cancel', () => {
 		const runId = await startedId()
 		rings.length = 0
 		const first = await api.post(`/runs/${runId}/cancel`)
-		expect([first.status, first.body]).toEqual([200, { runId, status: 'cancelled' }])
+		const reason = 'Cancelled on request'
+		expect([first.status, first.body]).toEqual([200, { runId, status: 'cancelled', reason }])
 		expect(rings).toContainEqual({ type: 'cancelled', runIds: [runId] })
 		expect(rings).toContainEqual({ type: 'ended', runIds: [runId] })
 		rings.length = 0
 		const again = await api.post(`/runs/${runId}/cancel`, { reason: 'again' })
 		expect([again.status, again.body]).toEqual([200, first.body])
 		expect(rings).toEqual([])
-		expect((await api.get(`/runs/${runId}`)).body.reason).toBe('Cancelled on request')
+		expect((await api.get(`/runs/${runId}`)).body.reason).toBe(reason)
 	})
 
 	test('of an unknown run answers 404', async () => {

@@ -169,7 +169,7 @@ describe('a wait', () => {
 
 	test('goes when its run is cancelled', async () => {
 		const runId = await startWaiting()
-		expect((await post(`/runs/${runId}/cancel`)).body).toEqual({ runId, status: 'cancelled' })
+		expect((await post(`/runs/${runId}/cancel`)).body).toMatchObject({ runId, status: 'cancelled' })
 		expect((await post(`/runs/${runId}/resume`, { nodeId: 'one' })).status).toBe(409)
 	})
 })

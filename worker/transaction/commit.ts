@@ -258,7 +258,8 @@ function again({ failure, isLost }: TransactionConnection, thrown: unknown): Try
 	// What the first refused statement said explains the rest, if a callback went on after it.
 	const first = failure ?? error
 	const isTheirs = failure === undefined ? !isLost && !isRepeatable(error) : !isRepeatable(failure)
-	if (isTheirs) throw new OnCommitError(isAbortedTransaction(error) ? first : error)
+	const isConsequence = isAbortedTransaction(error) || error instanceof ConnectionLostError
+	if (isTheirs) throw new OnCommitError(isConsequence ? first : error)
 	return { type: 'again', because: error, counts: true }
 }
 

@@ -7,6 +7,7 @@ export function workerMetrics(worker: Worker): Record<string, number> {
 		worker_running_nodes: worker.running(),
 		worker_completed_nodes_total: counts.completed,
 		worker_failed_nodes_total: counts.failed,
+		worker_dead_letters_total: counts.deadLetters,
 		worker_retried_nodes_total: counts.retry,
 		worker_waiting_nodes_total: counts.waiting,
 		worker_started_children_total: counts.child,

@@ -27,6 +27,8 @@ import type { Slots } from './slots.js'
 export interface NodeCounts {
 	completed: number
 	failed: number
+	/** Of these, dead letters: nobody could bring them to an end. */
+	deadLetters: number
 	retry: number
 	waiting: number
 	child: number
@@ -173,6 +175,7 @@ export function createNodeRunner(options: NodeRunnerOptions): NodeRunner {
 				return undefined
 			}
 			counts[nodeCommit.outcome] += 1
+			tell(claimed, nodeCommit)
 			// The answer that named the claims was lost; or what aborted this node did not know of them yet.
 			if (outcome === 'repeated' || signal.aborted || self.isStopping) {
 				await ownClaims.giveBack(offeredClaims(nodeCommit))
@@ -227,6 +230,20 @@ export function createNodeRunner(options: NodeRunnerOptions): NodeRunner {
 		}
 	}
 
+	/** Failures are seen in the log too, and not by those alone who read the run. */
+	function tell(claimed: ClaimedNode, { outcome, error, deadLetter, delayMs }: NodeCommit): void {
+		if (error === undefined) return
+		const fields = { ...fieldsOf(claimed), blueprintId: claimed.blueprintId, error: headline(error) }
+		if (deadLetter !== undefined) {
+			counts.deadLetters += 1
+			logger.error('A node is a dead letter', fields)
+		} else if (outcome === 'failed') {
+			logger.warn('A node failed', fields)
+		} else {
+			logger.info('An attempt failed and will be repeated', { ...fields, delayMs })
+		}
+	}
+
 	async function release(claimed: ClaimedNode, delayMs: number, unrunnable = false): Promise<void> {
 		counts.released += 1
 		await ownClaims.giveBack([{ key: claimed.key, token: claimed.token, delayMs }], unrunnable)
@@ -241,6 +258,12 @@ export function createNodeRunner(options: NodeRunnerOptions): NodeRunner {
 	})
 
 	return { runInARow }
+}
+
+/** Of an error as it is stored. */
+function headline(stored: string): string {
+	const { name, message } = JSON.parse(stored) as { name: string; message: string }
+	return `${name}: ${message}`
 }
 
 const restOfUnrunnable = ({ unrunnableMs }: ClaimedNode): number =>

@@ -140,6 +140,7 @@ export function createWorker(options: WorkerOptions): Worker {
 	const counts: NodeCounts = {
 		completed: 0,
 		failed: 0,
+		deadLetters: 0,
 		retry: 0,
 		waiting: 0,
 		child: 0,

@@ -17,7 +17,7 @@ const cancelRunEndpoint = {
 	scope: 'operate',
 	summary: 'Cancel a run',
 	description:
-		'Queued nodes never start, running ones are told to abort, child runs are cancelled too. Repeating it changes nothing.',
+		'Queued nodes never start, running ones are told to abort, child runs are cancelled too. Repeating it changes nothing: the answer has the reason of the first time.',
 	params: runParams,
 	body: {
 		schema: z
@@ -35,8 +35,8 @@ const cancelRunEndpoint = {
 	answers: {
 		200: {
 			description: 'The run is cancelled.',
-			schema: stateSchema,
-			example: { runId: RUN_ID, status: 'cancelled' },
+			schema: stateSchema.extend({ reason: z.string() }).openapi('CancelledRun'),
+			example: { runId: RUN_ID, status: 'cancelled', reason: 'The order was withdrawn' },
 		},
 	},
 	problems: ['not-found', 'conflict'],
@@ -50,7 +50,7 @@ const resumeRunEndpoint = {
 	scope: 'operate',
 	summary: 'End a wait',
 	description:
-		'Continues a run behind a node that waits for something from outside. Refused with 409 if none waits, or if several do and none is named.',
+		'Continues a run behind a node that waits for something from outside. Refused with 409 if none waits, or if several do and none is named; with 400 if all edges out of the node have actions, and none has this one.',
 	params: runParams,
 	body: {
 		schema: z
@@ -81,14 +81,14 @@ const resumeRunEndpoint = {
 
 export function addSteeringRoutes(add: AddEndpoint, doorbell: Doorbell, codec: ValueCodec): void {
 	add(cancelRunEndpoint, async ({ params, body, db }) => {
-		const { runId, status, cancelled } = await cancelRun(db, params.id, body?.reason)
+		const { runId, status, reason, cancelled } = await cancelRun(db, params.id, body?.reason)
 		if (cancelled.length > 0) {
 			doorbell.ring({ type: 'cancelled', runIds: cancelled })
 			doorbell.ring({ type: 'ended', runIds: cancelled })
 			// The parent of a cancelled child has to hear of it.
 			doorbell.ring({ type: 'outbox' })
 		}
-		return jsonResponse({ runId, status })
+		return jsonResponse({ runId, status, reason })
 	})
 
 	add(resumeRunEndpoint, async ({ params, body, db }) => {

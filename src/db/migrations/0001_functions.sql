@@ -1393,10 +1393,11 @@ BEGIN
 END $$;
 
 -- Cancels a run and all its descendants: what waits or is queued never starts, what runs loses its claim, timers and
--- queued messages go. Outcomes: `cancelled`; `final`, it had ended before, in the returned status; `unknown`.
+-- queued messages go. Outcomes: `cancelled`; `final`, it had ended before, in the returned status and for the returned
+-- reason; `unknown`.
 -- `cancelled` lists the runs, for the doorbell that makes workers abort what they run.
 CREATE OR REPLACE FUNCTION flowcraft_cancel_run(
-	p_run text, p_reason text, OUT outcome text, OUT status text, OUT cancelled text[]
+	p_run text, p_reason text, OUT outcome text, OUT status text, OUT reason text, OUT cancelled text[]
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
@@ -1408,7 +1409,7 @@ DECLARE
 	v_parent record;
 BEGIN
 	cancelled := '{}';
-	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	SELECT s.status, s.reason INTO status, reason FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		outcome := 'unknown';
 		RETURN;
@@ -1443,15 +1444,18 @@ BEGIN
 
 	outcome := 'cancelled';
 	status := 'cancelled';
+	reason := p_reason;
 END $$;
 --> statement-breakpoint
 -- installed from: 61_resume_node.sql
 -- Ends a wait: the node becomes ready with what it was resumed with, and a worker continues from there. Without
 -- p_node it is the only node that waits for something from outside (a sleep is not).
--- Outcomes: `resumed`; `unknown`, no such run; `not_waiting`; `ambiguous`, several wait; for the last two `waiting`
--- names the nodes that do.
+-- Outcomes: `resumed`; `unknown`, no such run; `not_waiting`; `ambiguous`, several wait; for these two `waiting` names
+-- the nodes that do. `no_edge`, all edges out of the node have actions, and none has that of p_resume: the run would go on
+-- nowhere; `actions` names those that there are.
 CREATE OR REPLACE FUNCTION flowcraft_resume_node(
-	p_run text, p_node text, p_resume text, OUT outcome text, OUT node_id text, OUT waiting text[], OUT status text
+	p_run text, p_node text, p_resume text, OUT outcome text, OUT node_id text, OUT waiting text[], OUT status text,
+	OUT actions text[]
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
@@ -1463,8 +1467,8 @@ DECLARE
 	v_run record;
 	v_node record;
 BEGIN
-	waiting := '{}';
-	SELECT s.status, s.blueprint_id, s.traceparent INTO v_run FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	waiting := '{}'; actions := '{}';
+	SELECT s.status, s.blueprint_id, s.blueprint_hash, s.traceparent INTO v_run FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		outcome := 'unknown';
 		RETURN;
@@ -1492,6 +1496,21 @@ BEGIN
 		outcome := 'not_waiting';
 		RETURN;
 	END IF;
+	node_id := v_node.node_id;
+
+	SELECT array_agg(DISTINCT edge.action ORDER BY edge.action) INTO actions
+	FROM flowcraft_blueprints b
+	CROSS JOIN LATERAL (
+		SELECT coalesce(e ->> 'action', '') AS action FROM jsonb_array_elements(flowcraft_jsonb(b.definition) -> 'edges') AS e
+		WHERE e ->> 'source' = v_node.node_id
+	) AS edge
+	WHERE b.blueprint_id = v_run.blueprint_id AND b.hash = v_run.blueprint_hash;
+	IF actions IS NOT NULL AND '' <> ALL (actions)
+		AND coalesce(flowcraft_jsonb(p_resume) ->> 'action', '') <> ALL (actions)
+	THEN
+		outcome := 'no_edge';
+		RETURN;
+	END IF;
 
 	UPDATE flowcraft_nodes n SET state = 'ready', wake = 'resume', resume = p_resume, due_at = NULL, emitted_at = v_now, reemits = 0
 	WHERE n.run_id = p_run AND n.node_id = v_node.node_id AND n.generation = v_node.generation AND n.recovers = v_node.recovers
@@ -1504,7 +1523,6 @@ BEGIN
 	PERFORM flowcraft_settle_runs(ARRAY[p_run], ARRAY[0], ARRAY[-1], ARRAY[0], ARRAY[NULL::text]);
 	PERFORM flowcraft_ring();
 	outcome := 'resumed';
-	node_id := v_node.node_id;
 	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run;
 END $$;
 --> statement-breakpoint
@@ -1670,9 +1688,32 @@ BEGIN
 	END IF;
 END $$;
 
+-- Whether somebody waits for an event that a run has handed out, or may come to: it has not ended, or a run above it, which
+-- has got its outputs, has not.
+CREATE OR REPLACE FUNCTION flowcraft_may_wait(p_run text, p_event text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off
+SET jit = off
+AS $$
+DECLARE
+	v_run text := p_run;
+	v_status record;
+BEGIN
+	WHILE v_run IS NOT NULL LOOP
+		SELECT s.finished_at, s.parent_run_id INTO v_status FROM flowcraft_statuses s WHERE s.run_id = v_run;
+		-- A run that is not there may still be started.
+		IF NOT FOUND OR v_status.finished_at IS NULL THEN
+			RETURN true;
+		END IF;
+		v_run := v_status.parent_run_id;
+	END LOOP;
+	RETURN EXISTS (SELECT FROM flowcraft_nodes n WHERE n.state = 'waiting' AND n.wait_event = p_event);
+END $$;
+
 -- A request to a webhook, given by the hash of its token: uses it up and sends its event, which is kept for a wait that
 -- is not there yet until the webhook expires.
--- Outcomes: `received`; `unknown`; `used`; `expired`. In all but the first nothing changes.
+-- Outcomes: `received`; `unknown`; `used`; `expired`; `ended`, the run that gave it out has ended with all above it, and
+-- nobody else waits for it. In all but the first nothing changes.
 CREATE OR REPLACE FUNCTION flowcraft_receive_webhook(
 	p_hash text, p_resume text, OUT outcome text, OUT woken_runs text[], OUT woken_nodes text[]
 )
@@ -1683,7 +1724,7 @@ DECLARE
 	v_hook record;
 BEGIN
 	woken_runs := '{}'; woken_nodes := '{}';
-	SELECT h.expires_at, h.used_at INTO v_hook FROM flowcraft_webhooks h WHERE h.hash = p_hash FOR UPDATE;
+	SELECT h.expires_at, h.used_at, h.run_id INTO v_hook FROM flowcraft_webhooks h WHERE h.hash = p_hash FOR UPDATE;
 	IF NOT FOUND THEN
 		outcome := 'unknown';
 		RETURN;
@@ -1694,6 +1735,9 @@ BEGIN
 		RETURN;
 	ELSIF v_hook.expires_at <= v_now THEN
 		outcome := 'expired';
+		RETURN;
+	ELSIF NOT flowcraft_may_wait(v_hook.run_id, 'webhook:' || p_hash) THEN
+		outcome := 'ended';
 		RETURN;
 	END IF;
 	UPDATE flowcraft_webhooks h SET used_at = v_now WHERE h.hash = p_hash;

@@ -28,10 +28,11 @@ BEGIN
 END $$;
 
 -- Cancels a run and all its descendants: what waits or is queued never starts, what runs loses its claim, timers and
--- queued messages go. Outcomes: `cancelled`; `final`, it had ended before, in the returned status; `unknown`.
+-- queued messages go. Outcomes: `cancelled`; `final`, it had ended before, in the returned status and for the returned
+-- reason; `unknown`.
 -- `cancelled` lists the runs, for the doorbell that makes workers abort what they run.
 CREATE OR REPLACE FUNCTION flowcraft_cancel_run(
-	p_run text, p_reason text, OUT outcome text, OUT status text, OUT cancelled text[]
+	p_run text, p_reason text, OUT outcome text, OUT status text, OUT reason text, OUT cancelled text[]
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
@@ -43,7 +44,7 @@ DECLARE
 	v_parent record;
 BEGIN
 	cancelled := '{}';
-	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	SELECT s.status, s.reason INTO status, reason FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		outcome := 'unknown';
 		RETURN;
@@ -78,4 +79,5 @@ BEGIN
 
 	outcome := 'cancelled';
 	status := 'cancelled';
+	reason := p_reason;
 END $$;

@@ -1,9 +1,11 @@
 -- Ends a wait: the node becomes ready with what it was resumed with, and a worker continues from there. Without
 -- p_node it is the only node that waits for something from outside (a sleep is not).
--- Outcomes: `resumed`; `unknown`, no such run; `not_waiting`; `ambiguous`, several wait; for the last two `waiting`
--- names the nodes that do.
+-- Outcomes: `resumed`; `unknown`, no such run; `not_waiting`; `ambiguous`, several wait; for these two `waiting` names
+-- the nodes that do. `no_edge`, all edges out of the node have actions, and none has that of p_resume: the run would go on
+-- nowhere; `actions` names those that there are.
 CREATE OR REPLACE FUNCTION flowcraft_resume_node(
-	p_run text, p_node text, p_resume text, OUT outcome text, OUT node_id text, OUT waiting text[], OUT status text
+	p_run text, p_node text, p_resume text, OUT outcome text, OUT node_id text, OUT waiting text[], OUT status text,
+	OUT actions text[]
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
@@ -15,8 +17,8 @@ DECLARE
 	v_run record;
 	v_node record;
 BEGIN
-	waiting := '{}';
-	SELECT s.status, s.blueprint_id, s.traceparent INTO v_run FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
+	waiting := '{}'; actions := '{}';
+	SELECT s.status, s.blueprint_id, s.blueprint_hash, s.traceparent INTO v_run FROM flowcraft_statuses s WHERE s.run_id = p_run FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		outcome := 'unknown';
 		RETURN;
@@ -44,6 +46,21 @@ BEGIN
 		outcome := 'not_waiting';
 		RETURN;
 	END IF;
+	node_id := v_node.node_id;
+
+	SELECT array_agg(DISTINCT edge.action ORDER BY edge.action) INTO actions
+	FROM flowcraft_blueprints b
+	CROSS JOIN LATERAL (
+		SELECT coalesce(e ->> 'action', '') AS action FROM jsonb_array_elements(flowcraft_jsonb(b.definition) -> 'edges') AS e
+		WHERE e ->> 'source' = v_node.node_id
+	) AS edge
+	WHERE b.blueprint_id = v_run.blueprint_id AND b.hash = v_run.blueprint_hash;
+	IF actions IS NOT NULL AND '' <> ALL (actions)
+		AND coalesce(flowcraft_jsonb(p_resume) ->> 'action', '') <> ALL (actions)
+	THEN
+		outcome := 'no_edge';
+		RETURN;
+	END IF;
 
 	UPDATE flowcraft_nodes n SET state = 'ready', wake = 'resume', resume = p_resume, due_at = NULL, emitted_at = v_now, reemits = 0
 	WHERE n.run_id = p_run AND n.node_id = v_node.node_id AND n.generation = v_node.generation AND n.recovers = v_node.recovers
@@ -56,6 +73,5 @@ BEGIN
 	PERFORM flowcraft_settle_runs(ARRAY[p_run], ARRAY[0], ARRAY[-1], ARRAY[0], ARRAY[NULL::text]);
 	PERFORM flowcraft_ring();
 	outcome := 'resumed';
-	node_id := v_node.node_id;
 	SELECT s.status INTO status FROM flowcraft_statuses s WHERE s.run_id = p_run;
 END $$;

@@ -105,9 +105,32 @@ BEGIN
 	END IF;
 END $$;
 
+-- Whether somebody waits for an event that a run has handed out, or may come to: it has not ended, or a run above it, which
+-- has got its outputs, has not.
+CREATE OR REPLACE FUNCTION flowcraft_may_wait(p_run text, p_event text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off
+SET jit = off
+AS $$
+DECLARE
+	v_run text := p_run;
+	v_status record;
+BEGIN
+	WHILE v_run IS NOT NULL LOOP
+		SELECT s.finished_at, s.parent_run_id INTO v_status FROM flowcraft_statuses s WHERE s.run_id = v_run;
+		-- A run that is not there may still be started.
+		IF NOT FOUND OR v_status.finished_at IS NULL THEN
+			RETURN true;
+		END IF;
+		v_run := v_status.parent_run_id;
+	END LOOP;
+	RETURN EXISTS (SELECT FROM flowcraft_nodes n WHERE n.state = 'waiting' AND n.wait_event = p_event);
+END $$;
+
 -- A request to a webhook, given by the hash of its token: uses it up and sends its event, which is kept for a wait that
 -- is not there yet until the webhook expires.
--- Outcomes: `received`; `unknown`; `used`; `expired`. In all but the first nothing changes.
+-- Outcomes: `received`; `unknown`; `used`; `expired`; `ended`, the run that gave it out has ended with all above it, and
+-- nobody else waits for it. In all but the first nothing changes.
 CREATE OR REPLACE FUNCTION flowcraft_receive_webhook(
 	p_hash text, p_resume text, OUT outcome text, OUT woken_runs text[], OUT woken_nodes text[]
 )
@@ -118,7 +141,7 @@ DECLARE
 	v_hook record;
 BEGIN
 	woken_runs := '{}'; woken_nodes := '{}';
-	SELECT h.expires_at, h.used_at INTO v_hook FROM flowcraft_webhooks h WHERE h.hash = p_hash FOR UPDATE;
+	SELECT h.expires_at, h.used_at, h.run_id INTO v_hook FROM flowcraft_webhooks h WHERE h.hash = p_hash FOR UPDATE;
 	IF NOT FOUND THEN
 		outcome := 'unknown';
 		RETURN;
@@ -129,6 +152,9 @@ BEGIN
 		RETURN;
 	ELSIF v_hook.expires_at <= v_now THEN
 		outcome := 'expired';
+		RETURN;
+	ELSIF NOT flowcraft_may_wait(v_hook.run_id, 'webhook:' || p_hash) THEN
+		outcome := 'ended';
 		RETURN;
 	END IF;
 	UPDATE flowcraft_webhooks h SET used_at = v_now WHERE h.hash = p_hash;

@@ -270,7 +270,10 @@ describe.concurrent.each(HOSTS)('$name', (host: Host) => {
 		const runId = await start('approval')
 		await awaiting(runId)
 		const cancelled = await post(`/runs/${runId}/cancel`, { reason: 'no more' })
-		expect([cancelled.status, cancelled.body]).toEqual([200, { runId, status: 'cancelled' }])
+		expect([cancelled.status, cancelled.body]).toEqual([
+			200,
+			{ runId, status: 'cancelled', reason: 'no more' },
+		])
 		expect((await get(`/runs/${runId}`)).body).toMatchObject({ status: 'cancelled', reason: 'no more' })
 	})
 
@@ -579,7 +582,10 @@ describe.concurrent.each(HOSTS)('$name', (host: Host) => {
 				await letGo()
 			}
 			const cancelled = await cancelling
-			expect([cancelled.status, cancelled.body]).toEqual([200, { runId: held, status: 'cancelled' }])
+			expect([cancelled.status, cancelled.body]).toMatchObject([
+				200,
+				{ runId: held, status: 'cancelled' },
+			])
 			expect(await stopped).toEqual({ code: 0, signal: null })
 			await expect(get('/healthz')).rejects.toThrow('fetch failed')
 		},
