@@ -1,44 +1,60 @@
 /**
- * What a start tells the relay that sleeps (`src/db/sql/15_ring.sql`): its outbox rows, so that they are published before
- * anybody looks for them. A hint, as the notification is.
+ * What a start tells the relay that sleeps (`src/db/sql/30_start_run.sql`): its outbox rows, which were taken for it, so that
+ * they need not be looked for. Whoever may connect to the database may notify: what a notice says can waste a message, and
+ * nothing else, since rows are settled by the token under which they were taken.
  */
 import { z } from 'zod'
 import type { OutboxRow } from './outbox.js'
 
-const noticeSchema = z.array(
-	z.object({
-		id: z.string(),
-		messageId: z.string(),
-		runId: z.string(),
-		nodeId: z.string(),
-		blueprintId: z.string(),
-		traceparent: z.string().nullable(),
-	}),
-)
+/** Rows that are the relay's under this token. */
+export interface Notice {
+	readonly token: string
+	readonly rows: readonly OutboxRow[]
+}
 
-/** The rows that a notification tells of: none where somebody else has sent it, or where they did not fit. */
-export function readNotice(notice: string): OutboxRow[] {
-	if (notice === '') return []
+const noticeSchema = z.object({
+	token: z.uuid(),
+	rows: z
+		.array(
+			z.object({
+				id: z.string().regex(/^\d{1,18}$/),
+				messageId: z.uuid(),
+				runId: z.string(),
+				nodeId: z.string(),
+				blueprintId: z.string(),
+				traceparent: z.string().nullable(),
+			}),
+		)
+		.max(10),
+})
+
+/** Undefined: only that there is something to do. */
+export function readNotice(text: string): Notice | undefined {
+	if (text === '') return undefined
 	let parsed: unknown
 	try {
-		parsed = JSON.parse(notice)
+		parsed = JSON.parse(text)
 	} catch {
-		return []
+		return undefined
 	}
-	const rows = noticeSchema.safeParse(parsed)
-	if (!rows.success) return []
-	return rows.data.map(({ runId, nodeId, ...row }) => ({
-		...row,
-		kind: 'job',
-		key: { runId, nodeId, generation: '', recovers: '' },
-		queue: null,
-		priority: null,
-		exchange: null,
-		routingKey: null,
-		payload: null,
-		headers: null,
-		failures: 0,
-		reclaimed: false,
-		nodeState: null,
-	}))
+	const notice = noticeSchema.safeParse(parsed)
+	if (!notice.success) return undefined
+	const { token, rows } = notice.data
+	return {
+		token,
+		rows: rows.map(({ runId, nodeId, ...row }) => ({
+			...row,
+			kind: 'job',
+			key: { runId, nodeId, generation: '', recovers: '' },
+			queue: null,
+			priority: null,
+			exchange: null,
+			routingKey: null,
+			payload: null,
+			headers: null,
+			failures: 0,
+			reclaimed: false,
+			nodeState: null,
+		})),
+	}
 }

@@ -88,14 +88,10 @@ export interface FailedPublication {
 	readonly error: string
 }
 
-/**
- * Deletes what is done and lets the rest come back later. Rows that another relay has taken since are left alone.
- *
- * @param token under which they were taken; null: they are nobody's
- */
+/** Deletes what is done and lets the rest come back later. Rows that another relay has taken since are left alone. */
 export async function settleOutbox(
 	db: Executor,
-	token: string | null,
+	token: string,
 	done: readonly string[],
 	failed: readonly FailedPublication[],
 ): Promise<void> {

@@ -5,7 +5,8 @@ import { type Executor, query, type Row } from '../../src/db/query.js'
 import type { Broker, OutboundMessage, PublishOutcome } from '../../src/ports/broker.js'
 import { type Doorbell, noDoorbell } from '../../src/ports/doorbell.js'
 import { noLogger } from '../../src/ports/logger.js'
-import { takeOutbox } from '../../src/outbox/outbox.js'
+import { type OutboxRow, takeOutbox } from '../../src/outbox/outbox.js'
+import { pauseRun, unpauseRun } from '../../src/run/pause.js'
 import { startRun } from '../../src/run/start.js'
 import { createInProcessBroker } from '../../worker/broker/in-process.js'
 import { type Alarm, createAlarm } from '../../worker/relay/alarm.js'
@@ -105,6 +106,7 @@ test('one relay at a time sleeps under the alarm', async () => {
 	expect(await second.arm()).toBe(false)
 	await first.disarm()
 	expect(await second.arm()).toBe(true)
+	expect(await first.arm()).toBe(false)
 	await start()
 	await waitFor('the notification', () => second.woken() === 1)
 	expect(first.woken()).toBe(0)
@@ -210,63 +212,83 @@ test('a message that comes alone leaves the alarm armed, and when there is more 
 })
 
 describe('a start that wakes a sleeping relay', () => {
-	interface Published extends OutboundMessage {
-		/** Whether some relay had taken its row then. */
-		readonly isTaken: unknown
-	}
-	let published: Published[]
+	let published: OutboundMessage[]
 	let relay: Relay | undefined
+	/** Looks at the outbox wait while this is true. */
+	let isHeld: boolean
+	let held: (() => void)[]
+	let wake: () => void
 
-	/** A relay that sleeps. */
-	async function begin(answer?: PublishOutcome, more: Partial<RelayOptions> = {}): Promise<void> {
+	/** A relay that sleeps, on a broker whose verdicts are `answer` if that is given. */
+	async function begin(answer?: PublishOutcome): Promise<void> {
 		await core.rows('delete from flowcraft_outbox')
 		published = []
+		isHeld = false
+		held = []
 		const broker = createInProcessBroker({ queues: ['jobs'] })
-		relay = sleepyRelay(
-			{
-				...broker,
-				async publish(messages) {
-					for (const message of messages) {
-						const [row] = await core.rows(
-							'select claim_token is not null as taken from flowcraft_outbox where message_id = $1::text::uuid',
-							message.messageId,
-						)
-						published.push({ ...message, isTaken: row?.['taken'] })
-					}
-					return answer === undefined ? broker.publish(messages) : messages.map(() => answer)
-				},
+		const db: Executor = {
+			async execute(statement) {
+				const { sql, params } = dialect.sqlToQuery(statement)
+				if (isHeld && sql.includes('flowcraft_take_outbox'))
+					await new Promise<void>((resolve) => void held.push(resolve))
+				return query(core.sql, sql, params as string[])
 			},
-			more,
-		)
+		}
+		const doorbell: Doorbell = {
+			...noDoorbell,
+			listen(onRing) {
+				wake = () => onRing({ type: 'outbox' })
+				return () => {}
+			},
+		}
+		const publish: Broker['publish'] = async (messages) => {
+			published.push(...messages)
+			return answer === undefined ? broker.publish(messages) : messages.map(() => answer)
+		}
+		relay = sleepyRelay({ ...broker, publish }, { db, doorbell })
 		relay.start()
 		await untilAsleep()
 	}
+	const letLooksGo = (): void => {
+		isHeld = false
+		for (const go of held.splice(0)) go()
+	}
+	afterEach(async () => {
+		letLooksGo()
+		await relay?.stop()
+		relay = undefined
+	})
+
+	const outbox = (): Promise<Row[]> =>
+		core.rows('select failures, last_error, claim_token is not null as taken from flowcraft_outbox')
 	const untilDone = (): Promise<unknown> =>
 		waitFor('the outbox to be empty', async () => (await outbox()).length === 0)
-	const outbox = (): Promise<Row[]> =>
-		core.rows('select failures, last_error, claim_token from flowcraft_outbox')
 	const publishedNodes = (): unknown[] => published.map(({ body }) => JSON.parse(body).nodeId)
+	const take = (): Promise<OutboxRow[]> => takeOutbox(core.sql, crypto.randomUUID(), 10, 60_000)
 
-	afterEach(() => relay?.stop())
-
-	test('is published before anybody has looked for its row, once, with all that a message has', async () => {
+	test('is published without a look at the outbox, once, with all that a message has', async () => {
 		await begin()
+		isHeld = true
 		const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
 		const { runId } = await startRun(core.sql, { blueprint: 'one', traceparent })
 		await untilDone()
+		letLooksGo()
 		await pause()
-		expect(published).toMatchObject([{ routingKey: 'jobs', headers: { traceparent }, isTaken: false }])
+		expect(published).toMatchObject([{ routingKey: 'jobs', headers: { traceparent } }])
 		expect(JSON.parse(published[0]?.body ?? '')).toEqual({ runId, blueprintId: 'one', nodeId: 'a' })
 	})
 
 	test('has each of its first nodes published once, however many they are', async () => {
-		const nodes = Object.fromEntries(Array.from({ length: 25 }, (_, i) => [`n${i}`, {}]))
-		await core.register(flow('many', [], nodes))
-		await begin()
-		await startRun(core.sql, { blueprint: 'many' })
-		await untilDone()
-		expect(publishedNodes().toSorted()).toEqual(Object.keys(nodes).toSorted())
-		expect(published.some(({ isTaken }) => isTaken === false)).toBe(true)
+		for (const width of [10, 11]) {
+			const nodes = Object.fromEntries(Array.from({ length: width }, (_, i) => [`n${i}`, {}]))
+			await core.register(flow(`wide-${width}`, [], nodes))
+			await begin()
+			await startRun(core.sql, { blueprint: `wide-${width}` })
+			await untilDone()
+			await pause()
+			expect(publishedNodes().toSorted()).toEqual(Object.keys(nodes).toSorted())
+			await relay?.stop()
+		}
 	})
 
 	test('may have ids that no notification could hold', async () => {
@@ -281,62 +303,79 @@ describe('a start that wakes a sleeping relay', () => {
 	test('is tried again later if the broker refuses it', async () => {
 		await begin({ status: 'failed', reason: 'nack' })
 		await start()
-		await waitFor('the answer', () => relay?.counts().failed === 1)
 		await waitFor('the answer in the outbox', async () => (await outbox())[0]?.['failures'] === 1)
-		expect(await outbox()).toEqual([{ failures: 1, last_error: 'failed: nack', claim_token: null }])
+		expect(await outbox()).toEqual([{ failures: 1, last_error: 'failed: nack', taken: false }])
 		expect(published).toHaveLength(1)
 	})
 
-	test('is left to who has taken it meanwhile', async () => {
-		const other = crypto.randomUUID()
-		const broker = createInProcessBroker({ queues: ['jobs'] })
-		await begin(undefined, {
-			broker: {
-				...broker,
-				async publish(messages) {
-					await takeOutbox(core.sql, other, 10, 60_000)
-					return broker.publish(messages)
-				},
-			},
-		})
+	test('is taken for that relay, and by another one a second later if it never answers', async () => {
+		await core.rows('delete from flowcraft_outbox')
+		expect(await alarm().arm()).toBe(true)
 		await start()
-		await waitFor('the message', () => relay?.counts().published === 1)
-		await pause()
-		expect(await outbox()).toEqual([{ failures: 0, last_error: null, claim_token: other }])
+		expect(await outbox()).toMatchObject([{ taken: true }])
+		expect(await take()).toEqual([])
+		const rows = await waitFor('the end of the claim', async () => {
+			const taken = await take()
+			return taken.length > 0 ? taken : undefined
+		})
+		expect(rows).toMatchObject([{ reclaimed: true, nodeState: 'ready' }])
 	})
 
-	test('is not published beside a look that finds it', async () => {
-		let wake = (): void => {}
-		const doorbell: Doorbell = {
-			...noDoorbell,
-			listen(onRing) {
-				wake = () => onRing({ type: 'outbox' })
-				return () => {}
-			},
-		}
-		const held: (() => void)[] = []
-		let isHeld = false
-		await begin(undefined, { doorbell, db: holding(() => isHeld, held) })
+	test('is published once, also beside a look that began before it', async () => {
+		await begin()
 		isHeld = true
 		wake()
 		await waitFor('the look', () => held.length > 0)
 		await start()
 		await pause()
-		expect(published).toEqual([])
-		isHeld = false
-		for (const go of held) go()
+		letLooksGo()
 		await untilDone()
 		await pause()
-		expect(published).toMatchObject([{ isTaken: true }])
+		expect(published).toHaveLength(1)
 	})
 
-	/** Looks at the outbox wait until they are let go. */
-	const holding = (isHeld: () => boolean, held: (() => void)[]): Executor => ({
-		async execute(statement) {
-			const { sql, params } = dialect.sqlToQuery(statement)
-			if (isHeld() && sql.includes('flowcraft_take_outbox'))
-				await new Promise<void>((resolve) => void held.push(resolve))
-			return query(core.sql, sql, params as string[])
-		},
+	test('and is paused and unpaused before its message is confirmed goes on all the same', async () => {
+		await begin()
+		isHeld = true
+		const { runId } = await startRun(core.sql, { blueprint: 'one' })
+		await pauseRun(core.sql, runId)
+		await unpauseRun(core.sql, runId)
+		letLooksGo()
+		await waitFor('a message after the unpause', () => published.length > 1)
+	})
+
+	test('is published by a relay that stops at that moment', async () => {
+		await begin()
+		for (let starts = 1; starts <= 20; starts++) {
+			const starting = start()
+			if (starts % 2 === 0) await starting
+			await relay?.stop()
+			await starting
+			expect((await outbox()).filter(({ taken }) => taken)).toEqual([])
+			await begin()
+		}
+	})
+
+	test('is not made up by somebody who may only notify', async () => {
+		await begin()
+		const { runId } = await startRun(core.sql, { blueprint: 'one' })
+		await untilDone()
+		await untilAsleep()
+		isHeld = true
+		const due = "clock_timestamp() + interval '1 hour'"
+		const [row] = await core.rows<{ id: string; message_id: string }>(
+			`insert into flowcraft_outbox (run_id, node_id, blueprint_id, due_at) values ($1, 'a', 'one', ${due})
+			returning id::text, message_id`,
+			runId,
+		)
+		const { id, message_id: messageId } = row as { id: string; message_id: string }
+		const forged = { id, messageId, runId, nodeId: 'a', blueprintId: 'one', traceparent: null }
+		await core.rows(
+			"select pg_notify('flowcraft_outbox', $1)",
+			JSON.stringify({ token: crypto.randomUUID(), rows: [forged] }),
+		)
+		await waitFor('the wasted message', () => published.length === 2)
+		await pause()
+		expect(await outbox()).toHaveLength(1)
 	})
 })

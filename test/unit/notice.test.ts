@@ -1,24 +1,32 @@
 import { expect, test } from 'vitest'
 import { readNotice } from '../../src/outbox/notice.js'
 
-const ROW = { id: '7', messageId: 'm', runId: 'r', nodeId: 'n', blueprintId: 'b', traceparent: null }
+const TOKEN = '7d1f0a52-8f0f-4f5f-9a53-0f5f5d3a1c11'
+const ROW = { id: '7', messageId: TOKEN, runId: 'r', nodeId: 'n', blueprintId: 'b', traceparent: null }
+const of = (...rows: unknown[]): string => JSON.stringify({ token: TOKEN, rows })
 
-test('a notice tells of outbox rows that nobody has taken', () => {
-	expect(readNotice(JSON.stringify([ROW]))).toMatchObject([
-		{
-			id: '7',
-			messageId: 'm',
-			kind: 'job',
-			key: { runId: 'r', nodeId: 'n' },
-			reclaimed: false,
-			failures: 0,
-		},
-	])
+test('a notice brings outbox rows, and the token under which they were taken', () => {
+	expect(readNotice(of(ROW))).toMatchObject({
+		token: TOKEN,
+		rows: [
+			{ id: '7', messageId: TOKEN, kind: 'job', key: { runId: 'r', nodeId: 'n' }, reclaimed: false },
+		],
+	})
 })
 
-test.each(['', 'null', '{', '{}', '[1]', JSON.stringify([{ ...ROW, id: 7 }]), JSON.stringify([ROW, {}])])(
-	'%s tells of none',
-	(notice) => {
-		expect(readNotice(notice)).toEqual([])
-	},
-)
+test.each([
+	'',
+	'null',
+	'{',
+	'{}',
+	'[1]',
+	JSON.stringify([ROW]),
+	JSON.stringify({ token: 'x', rows: [ROW] }),
+	of({ ...ROW, id: 7 }),
+	of({ ...ROW, id: '99999999999999999999' }),
+	of({ ...ROW, messageId: 'm' }),
+	of(ROW, {}),
+	of(...Array.from({ length: 11 }, () => ROW)),
+])('%s brings none', (notice) => {
+	expect(readNotice(notice)).toBeUndefined()
+})

@@ -15,7 +15,7 @@ export interface Alarm {
 	 * not to be had now, since another relay has it, somebody is about to commit, or Postgres cannot be reached.
 	 */
 	arm(): Promise<boolean>
-	/** Nobody notifies any more. */
+	/** Who begins to write from now on notifies nobody. Who has begun before may still wake. */
 	disarm(): Promise<void>
 	close(): Promise<void>
 }
@@ -23,7 +23,8 @@ export interface Alarm {
 export interface AlarmOptions {
 	readonly databaseUrl: string
 	/**
-	 * Called for each commit that added to the outbox while the alarm was armed, and at times for nothing.
+	 * Called for each commit that added to the outbox while the alarm was armed, perhaps by another relay, and at times for
+	 * nothing.
 	 *
 	 * @param notice what `readNotice` reads
 	 */
@@ -37,9 +38,11 @@ export interface AlarmOptions {
 const DEADLINE_MS = 2_000
 /** How often an armed alarm shows that its relay lives, in ms, and after what silence Postgres ends its session. */
 const SIGN_OF_LIFE_MS = 3_000
-/** Postgres 13 has no such setting. */
+/** The lock that `flowcraft_relay_sleeps` asks for; at once, since whoever finds it taken hands over rows. */
+const LOCK_AND_LISTEN = 'select pg_try_advisory_lock(7305512216841093236) as locked; listen flowcraft_outbox'
+/** Postgres 13 has no idle_session_timeout; nor does it act while notifications cannot be sent, since nobody reads them. */
 const SILENCE_ENDS_SESSION =
-	"select set_config(name, '10s', false) from pg_settings where name = 'idle_session_timeout'"
+	"select set_config(name, '10s', false) from pg_settings where name in ('idle_session_timeout', 'tcp_user_timeout')"
 /** The driver may have opened another session meanwhile. */
 const STILL_ARMED =
 	"select exists (select from pg_locks where pid = pg_backend_pid() and locktype = 'advisory') as armed"
@@ -103,21 +106,21 @@ export function createAlarm({ databaseUrl, onWake, onLost, logger }: AlarmOption
 	return {
 		arm: () =>
 			run(async (sql) => {
-				// The lock that `flowcraft_ring` asks for.
-				const text = 'select pg_try_advisory_lock(7305512216841093236) as locked'
-				const [row] = await sql.unsafe<{ locked: boolean }[]>(text)
-				if (row?.locked !== true) return false
+				// The driver leaves out the answers that have no rows.
+				const [row] = await sql.unsafe<{ locked: boolean }[]>(LOCK_AND_LISTEN).simple()
+				if (row?.locked !== true) {
+					await sql.unsafe('unlisten flowcraft_outbox')
+					return false
+				}
 				// A relay that stands still, or whose host is gone, must not be notified for ever.
 				await sql.unsafe(SILENCE_ENDS_SESSION)
-				// Who commits before this is seen by the next look at the outbox.
-				await sql.unsafe('listen flowcraft_outbox')
 				signsOfLife ??= setInterval(() => void giveSign(), SIGN_OF_LIFE_MS)
 				return true
 			}, false),
 		disarm: () => {
 			silence()
 			return run(async (sql) => {
-				await sql.unsafe('unlisten flowcraft_outbox; select pg_advisory_unlock_all()').simple()
+				await sql.unsafe('select pg_advisory_unlock_all()')
 			}, undefined)
 		},
 		async close() {

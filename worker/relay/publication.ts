@@ -19,8 +19,7 @@ import type { Logger } from '../../src/ports/logger.js'
 /** Rows that are this relay's for a while. */
 export interface Batch {
 	readonly lane: OutboxLane
-	/** Null: nobody's, since a start has told of them. Another relay may take them too, and publish them once more. */
-	readonly token: string | null
+	readonly token: string
 	readonly rows: readonly OutboxRow[]
 	/** There may be more. */
 	readonly isFull: boolean

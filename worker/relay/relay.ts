@@ -191,7 +191,8 @@ export function createRelay(options: RelayOptions): Relay {
 			const running = loops
 			loops = []
 			await Promise.all(running.map((loop) => loop.stop()))
-			await looks?.close()
+			// What has been taken for us is not left to wait for the end of its claim.
+			await Promise.all(((await looks?.close()) ?? []).map((batch) => deliver(batch).catch(() => {})))
 			if (running.length > 0) logger.info('The relay has stopped', { ...counts })
 		},
 		counts: () => counts,

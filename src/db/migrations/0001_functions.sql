@@ -130,32 +130,24 @@ CREATE OR REPLACE VIEW flowcraft_results AS
 	FROM flowcraft_statuses s;
 --> statement-breakpoint
 -- installed from: 15_ring.sql
--- Wakes the relay that sleeps, once whoever calls this has committed, and tells it which messages p_run has to publish, where
--- there are few (`src/outbox/notice.ts`). A relay that is woken by this holds the lock exclusively (`worker/relay/alarm.ts`)
--- until it is woken while it is at work, so under load nobody notifies: NOTIFY makes commits wait for each other. And a relay
--- that gets the lock knows that everything written before can be seen, since whoever rang before held it until his commit
--- was visible. A hint: where nobody rings, a relay looks by itself after 80 ms at most.
-CREATE OR REPLACE FUNCTION flowcraft_ring(p_run text DEFAULT NULL) RETURNS void
+-- Whether a relay sleeps: then whoever asks has to notify it. A relay that sleeps holds the lock exclusively
+-- (`worker/relay/alarm.ts`) until it is woken while it is at work, so under load nobody notifies: NOTIFY makes commits wait for
+-- each other. And a relay that gets the lock knows that everything written before can be seen, since whoever was told that none
+-- sleeps holds it, shared, until his commit was visible.
+CREATE OR REPLACE FUNCTION flowcraft_relay_sleeps() RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-	v_notice text := '';
 BEGIN
-	IF pg_try_advisory_xact_lock_shared(7305512216841093236) THEN
-		RETURN;
+	RETURN NOT pg_try_advisory_xact_lock_shared(7305512216841093236);
+END $$;
+
+-- Wakes the relay that sleeps, once whoever calls this has committed. A hint: where nobody rings, a relay looks by itself
+-- after 80 ms at most.
+CREATE OR REPLACE FUNCTION flowcraft_ring() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+	IF flowcraft_relay_sleeps() THEN
+		NOTIFY flowcraft_outbox;
 	END IF;
-	IF p_run IS NOT NULL THEN
-		SELECT json_agg(json_build_object('id', o.id::text, 'messageId', o.message_id, 'runId', o.run_id, 'nodeId', o.node_id,
-			'blueprintId', o.blueprint_id, 'traceparent', o.traceparent))
-		INTO v_notice
-		FROM (
-			SELECT * FROM flowcraft_outbox o WHERE o.run_id = p_run LIMIT 10
-		) AS o;
-		-- Postgres refuses to notify of 8,000 bytes.
-		IF octet_length(v_notice) > 7900 THEN
-			v_notice := '';
-		END IF;
-	END IF;
-	PERFORM pg_notify('flowcraft_outbox', v_notice);
 END $$;
 --> statement-breakpoint
 -- installed from: 20_settle_runs.sql
@@ -274,6 +266,10 @@ AS $$
 DECLARE
 	v_now timestamptz := clock_timestamp();
 	v_inserted text[];
+	v_width bigint;
+	v_relay_sleeps boolean;
+	v_token uuid;
+	v_notice text;
 BEGIN
 	WITH given AS (
 		SELECT g.*, b.version, cardinality(b.start_nodes) AS live_count
@@ -300,16 +296,25 @@ BEGIN
 		-- In one order, so that of two batches with the same ids neither waits for the other.
 		FROM given g ORDER BY g.run_id COLLATE "C"
 		ON CONFLICT (run_id) DO NOTHING
-		RETURNING run_id, status
+		RETURNING run_id, status, live_count
 	), history AS (
 		INSERT INTO flowcraft_transitions (recorded_at, run_id, status) SELECT v_now, i.run_id, i.status FROM inserted i
 	)
-	SELECT coalesce(array_agg(i.run_id::text), '{}') INTO v_inserted FROM inserted i;
+	SELECT coalesce(array_agg(i.run_id::text), '{}'), sum(i.live_count) INTO v_inserted, v_width FROM inserted i;
+	IF cardinality(v_inserted) = 0 THEN
+		RETURN v_inserted;
+	END IF;
 
 	INSERT INTO flowcraft_contexts (run_id, key, value, seq)
 	SELECT p_runs[entry.ix], entry.key, entry.value, 0 FROM unnest(p_ctx_of, p_ctx_keys, p_ctx_values) AS entry(ix, key, value)
 	WHERE p_runs[entry.ix] = ANY (v_inserted);
 
+	-- A relay that sleeps gets the rows with its notification (`src/outbox/notice.ts`), where they are few: taken for it, as
+	-- `flowcraft_take_outbox` would, but for a second only, since it may be gone without anybody knowing.
+	v_relay_sleeps := flowcraft_relay_sleeps();
+	IF v_relay_sleeps AND v_width <= 10 THEN
+		v_token := gen_random_uuid();
+	END IF;
 	WITH started AS (
 		SELECT g.run_id, g.blueprint_id, g.traceparent, node_id
 		FROM unnest(p_runs, p_blueprints, p_hashes, p_traceparents) AS g(run_id, blueprint_id, hash, traceparent)
@@ -322,11 +327,25 @@ BEGIN
 	), nodes AS (
 		INSERT INTO flowcraft_nodes (run_id, node_id, state, created_at, emitted_at)
 		SELECT s.run_id, s.node_id, 'ready', v_now, v_now FROM started s
+	), posted AS (
+		INSERT INTO flowcraft_outbox (run_id, node_id, blueprint_id, traceparent, due_at, claim_token, claimed_until)
+		SELECT s.run_id, s.node_id, s.blueprint_id, s.traceparent, v_now,
+			v_token, CASE WHEN v_token IS NOT NULL THEN v_now + interval '1 second' END
+		FROM started s
+		RETURNING id, message_id, run_id, node_id, blueprint_id, traceparent
 	)
-	INSERT INTO flowcraft_outbox (run_id, node_id, blueprint_id, traceparent, due_at)
-	SELECT s.run_id, s.node_id, s.blueprint_id, s.traceparent, v_now FROM started s;
-	IF cardinality(v_inserted) > 0 THEN
-		PERFORM flowcraft_ring(CASE WHEN cardinality(v_inserted) = 1 THEN v_inserted[1] END);
+	SELECT json_build_object('token', v_token, 'rows', json_agg(json_build_object('id', p.id::text, 'messageId', p.message_id,
+		'runId', p.run_id, 'nodeId', p.node_id, 'blueprintId', p.blueprint_id, 'traceparent', p.traceparent)))
+	INTO v_notice FROM posted p WHERE v_token IS NOT NULL;
+
+	IF v_relay_sleeps THEN
+		-- Postgres refuses to notify of 8,000 bytes.
+		IF v_token IS NULL OR octet_length(v_notice) > 7900 THEN
+			UPDATE flowcraft_outbox o SET claim_token = NULL, claimed_until = NULL
+			WHERE o.run_id = ANY (v_inserted) AND o.claim_token = v_token;
+			v_notice := '';
+		END IF;
+		PERFORM pg_notify('flowcraft_outbox', v_notice);
 	END IF;
 	RETURN v_inserted;
 END $$;
@@ -2400,7 +2419,7 @@ BEGIN
 		) END;
 END $$;
 
--- What became of the rows that a relay took, or of nobody's (p_token is null): p_done are deleted, p_failed come back after their delay. Rows that
+-- What became of the rows that a relay took: p_done are deleted, p_failed come back after their delay. Rows that
 -- another relay has taken since are left alone, and so are rows that are locked: by a cancel or a resume, which is about
 -- to delete them, in an order of its own. Losing this in a crash only publishes again: asynchronous.
 CREATE OR REPLACE FUNCTION flowcraft_settle_outbox(
@@ -2420,7 +2439,7 @@ BEGIN
 	IF cardinality(p_done) > 0 THEN
 		DELETE FROM flowcraft_outbox o USING (
 			SELECT ours.ctid AS place FROM flowcraft_outbox ours
-			WHERE ours.id = ANY (p_done) AND ours.claim_token IS NOT DISTINCT FROM p_token FOR UPDATE SKIP LOCKED
+			WHERE ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
 		) AS ours
 		WHERE o.ctid = ours.place;
 	END IF;
@@ -2429,7 +2448,7 @@ BEGIN
 			due_at = clock_timestamp() + f.delay_ms * interval '1 millisecond'
 		FROM (
 			SELECT ours.ctid AS place, ours.id FROM flowcraft_outbox ours
-			WHERE ours.id = ANY (p_failed) AND ours.claim_token IS NOT DISTINCT FROM p_token FOR UPDATE SKIP LOCKED
+			WHERE ours.id = ANY (p_failed) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
 		) AS ours
 		JOIN unnest(p_failed, p_delays, p_errors) AS f(id, delay_ms, error) ON f.id = ours.id
 		WHERE o.ctid = ours.place;

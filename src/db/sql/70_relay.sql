@@ -42,7 +42,7 @@ BEGIN
 		) END;
 END $$;
 
--- What became of the rows that a relay took, or of nobody's (p_token is null): p_done are deleted, p_failed come back after their delay. Rows that
+-- What became of the rows that a relay took: p_done are deleted, p_failed come back after their delay. Rows that
 -- another relay has taken since are left alone, and so are rows that are locked: by a cancel or a resume, which is about
 -- to delete them, in an order of its own. Losing this in a crash only publishes again: asynchronous.
 CREATE OR REPLACE FUNCTION flowcraft_settle_outbox(
@@ -62,7 +62,7 @@ BEGIN
 	IF cardinality(p_done) > 0 THEN
 		DELETE FROM flowcraft_outbox o USING (
 			SELECT ours.ctid AS place FROM flowcraft_outbox ours
-			WHERE ours.id = ANY (p_done) AND ours.claim_token IS NOT DISTINCT FROM p_token FOR UPDATE SKIP LOCKED
+			WHERE ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
 		) AS ours
 		WHERE o.ctid = ours.place;
 	END IF;
@@ -71,7 +71,7 @@ BEGIN
 			due_at = clock_timestamp() + f.delay_ms * interval '1 millisecond'
 		FROM (
 			SELECT ours.ctid AS place, ours.id FROM flowcraft_outbox ours
-			WHERE ours.id = ANY (p_failed) AND ours.claim_token IS NOT DISTINCT FROM p_token FOR UPDATE SKIP LOCKED
+			WHERE ours.id = ANY (p_failed) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED
 		) AS ours
 		JOIN unnest(p_failed, p_delays, p_errors) AS f(id, delay_ms, error) ON f.id = ours.id
 		WHERE o.ctid = ours.place;

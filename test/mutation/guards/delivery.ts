@@ -63,7 +63,7 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: RELAY,
-				find: 'WHERE ours.id = ANY (p_done) AND ours.claim_token IS NOT DISTINCT FROM p_token',
+				find: 'WHERE ours.id = ANY (p_done) AND ours.claim_token = p_token',
 				replace: 'WHERE ours.id = ANY (p_done)',
 			},
 		],
@@ -77,9 +77,8 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: RELAY,
-				find: 'ours.id = ANY (p_done) AND ours.claim_token IS NOT DISTINCT FROM p_token FOR UPDATE SKIP LOCKED',
-				replace:
-					'ours.id = ANY (p_done) AND ours.claim_token IS NOT DISTINCT FROM p_token FOR UPDATE',
+				find: 'ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE SKIP LOCKED',
+				replace: 'ours.id = ANY (p_done) AND ours.claim_token = p_token FOR UPDATE',
 			},
 		],
 		noticedBy: [
@@ -126,8 +125,8 @@ export const deliveryGuards: readonly Guard[] = [
 		edits: [
 			{
 				file: 'src/db/sql/15_ring.sql',
-				find: 'IF pg_try_advisory_xact_lock_shared(7305512216841093236) THEN',
-				replace: 'IF false THEN',
+				find: 'RETURN NOT pg_try_advisory_xact_lock_shared(7305512216841093236);',
+				replace: 'RETURN true;',
 			},
 		],
 		noticedBy: [['test/engine/alarm.test.ts', 'while no relay sleeps nobody notifies']],
@@ -155,24 +154,41 @@ export const deliveryGuards: readonly Guard[] = [
 		keeps: 'a start with long ids fails while a relay sleeps',
 		edits: [
 			{
-				file: 'src/db/sql/15_ring.sql',
-				find: 'IF octet_length(v_notice) > 7900 THEN',
-				replace: 'IF false THEN',
+				file: 'src/db/sql/30_start_run.sql',
+				find: 'OR octet_length(v_notice) > 7900 THEN',
+				replace: 'THEN',
 			},
 		],
 		noticedBy: [['test/engine/alarm.test.ts', 'may have ids that no notification could hold']],
 	},
 	{
-		name: 'notice-beside-a-look',
-		keeps: 'a start is published twice if a look was under way',
+		name: 'notice-takes',
+		keeps: 'a run stands still that is paused and unpaused while its start is published',
+		edits: [
+			{
+				file: 'src/db/sql/30_start_run.sql',
+				find: "v_token, CASE WHEN v_token IS NOT NULL THEN v_now + interval '1 second' END",
+				replace: 'NULL::uuid, NULL::timestamptz',
+			},
+		],
+		noticedBy: [
+			[
+				'test/engine/alarm.test.ts',
+				'is taken for that relay, and by another one a second later if it never answers',
+			],
+		],
+	},
+	{
+		name: 'notice-on-stop',
+		keeps: 'starts wait for a second that a relay was handed while it stopped',
 		edits: [
 			{
 				file: 'worker/relay/job-looks.ts',
-				find: 'else if (!isLooking) noticed.push',
-				replace: 'else noticed.push',
+				find: 'return handedOver.splice(0)',
+				replace: 'return []',
 			},
 		],
-		noticedBy: [['test/engine/alarm.test.ts', 'is not published beside a look that finds it']],
+		noticedBy: [['test/engine/alarm.test.ts', 'is published by a relay that stops at that moment']],
 	},
 	{
 		name: 'relay-without-broker',
