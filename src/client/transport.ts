@@ -72,6 +72,9 @@ export class Transport {
 
 	constructor(options: TransportOptions) {
 		this.options = options
+		// Wrong once and for all: no trying again would mend it.
+		if (!/^https?:\/\//i.test(options.url) || !URL.canParse(options.url))
+			throw new TypeError(`url: '${options.url}' is no http(s) URL`)
 		this.url = options.url.replace(/\/+$/, '')
 	}
 

@@ -128,6 +128,13 @@ const losing = (
 		fetch: (url, init) => send(() => fetch(url, init), url),
 	})
 
+test.each(['foo', '', 'localhost:3000', 'ftp://host', 'http://'])(
+	"a client for '%s' is not made: nothing would ever answer there",
+	(url) => {
+		expect(() => createClient({ url })).toThrow(new TypeError(`url: '${url}' is no http(s) URL`))
+	},
+)
+
 describe('runs', () => {
 	test('are started, watched to their end and listed with the types of their blueprint', async () => {
 		const orders = client.for(order)
