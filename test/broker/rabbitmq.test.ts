@@ -331,6 +331,17 @@ describe('A connection to RabbitMQ', () => {
 		expect(broker.isConnected()).toBe(true)
 	})
 
+	it('says why it cannot connect, and again after ever more failures', async () => {
+		const warned: { error: unknown; failures: unknown }[] = []
+		const warn: Logger['warn'] = (_, { error, failures } = {}) => void warned.push({ error, failures })
+		const refused = new URL(url)
+		refused.pathname = '/nowhere'
+		open({ url: refused.href, logger: { ...noLogger, warn }, minBackoffMs: 1, maxBackoffMs: 1 })
+		await waitFor('repeated warnings', () => warned.length >= 3)
+		expect(warned.map(({ failures }) => failures)).toEqual([1, 16, 32])
+		for (const { error } of warned) expect(error).toMatch(/virtual host.*may not exist/)
+	})
+
 	it('goes to the next URL when a server is away', async () => {
 		proxy.refuse()
 		const broker = open({ urls: [proxy.url, url] })

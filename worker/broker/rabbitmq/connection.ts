@@ -28,6 +28,12 @@ export interface ConnectionOptions {
 
 /** A connection that ended sooner than this counts as a failed attempt, so that a flapping server is not hammered. */
 const STABLE_AFTER_MS = 5_000
+/**
+ * A failure is told again at this count, at every doubling of it, and at every multiple of the other one: with the default
+ * pauses after some ten seconds, then ever more rarely, down to four times an hour.
+ */
+const REPEAT_FROM = 16
+const REPEAT_EVERY = 1024
 /** A socket whose peer never closes its side (a dead host) is destroyed so long after the connection ended. */
 const LINGER_MS = 5_000
 
@@ -138,7 +144,7 @@ export class Connection {
 	}
 
 	protected failed(error: unknown): void {
-		this.#lastError = messageOf(error)
+		this.#lastError = whyRefused(error)
 	}
 
 	/** No connection will come any more. */
@@ -209,8 +215,8 @@ export class SupervisedConnection extends Connection {
 				if (this.#stopping) break
 				failures += 1
 				this.failed(error)
-				// Once per outage and cause: a broker that is down for an hour is one line, not a thousand.
-				const log = this.lastError === reported ? logger.debug : logger.warn
+				const log =
+					this.lastError === reported && !isTimeToRepeat(failures) ? logger.debug : logger.warn
 				log.call(logger, 'RabbitMQ cannot be reached', { server, error: this.lastError, failures })
 				reported = this.lastError
 			}
@@ -339,6 +345,22 @@ function withHeartbeat(url: string, seconds: number): string {
 	const parsed = new URL(url)
 	if (!parsed.searchParams.has('heartbeat')) parsed.searchParams.set('heartbeat', String(seconds))
 	return parsed.href
+}
+
+/**
+ * Which further failures of one outage are told again, beside the first: an hour of it is a few lines, not a thousand, and
+ * whoever looks at the log of the last minutes still finds why.
+ */
+function isTimeToRepeat(failures: number): boolean {
+	return failures % REPEAT_EVERY === 0 || (failures >= REPEAT_FROM && Number.isInteger(Math.log2(failures)))
+}
+
+/** amqplib tells a refused virtual host by the frames that it had and had not expected. */
+function whyRefused(error: unknown): string {
+	const message = messageOf(error)
+	return message.startsWith('Expected ConnectionOpenOk')
+		? 'RabbitMQ refused the virtual host: it may not exist, or the user may not be allowed there'
+		: message
 }
 
 /** A URL without its credentials. */
