@@ -1,10 +1,10 @@
 /** The OpenAPI 3.1 document, made from what routes and checks the requests. */
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi'
 import type { EndpointDefinition } from './endpoint.js'
+import { VERSION } from '../src/version.js'
 import { PROBLEMS, type ProblemCode } from './problem.js'
 
-/** The version of the contract, not of the package. */
-export const API_VERSION = '1.0.0'
+export { VERSION as API_VERSION }
 
 export type OpenApiDocument = ReturnType<OpenAPIHono['getOpenAPI31Document']>
 
@@ -18,7 +18,7 @@ export function createDocument(
 			openapi: '3.1.0',
 			info: {
 				title: 'flowcraft-outbox',
-				version: API_VERSION,
+				version: VERSION,
 				description:
 					'Starts, watches and steers durable runs of Flowcraft blueprints.\n\n' +
 					'Every error is a problem details document (RFC 9457, `application/problem+json`). A request that fails its ' +
