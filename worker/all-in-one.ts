@@ -23,6 +23,7 @@ import { createEventsFile } from './embedded/events-file.js'
 import { EmbeddedPostgresError, startEmbeddedPostgres } from './embedded/postgres.js'
 import { takeOver } from './embedded/take-over.js'
 import { blueprintIds } from './execution/workflows.js'
+import { loadWorkflows } from './load-workflows.js'
 import { createLogger } from './logger.js'
 import { type RunningProcess, runProcess, StartError } from './process.js'
 import { serveObservability } from './observability.js'
@@ -30,7 +31,6 @@ import { relayMetrics } from './relay/metrics.js'
 import { createRelay } from './relay/relay.js'
 import {
 	type AllInOneSettings,
-	loadWorkflows,
 	logRedactor,
 	readAllInOneSettings,
 	type Services,

@@ -1,7 +1,6 @@
 /** The environment of the long-lived processes. `.env.example` documents each variable. */
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { z } from 'zod'
 import {
 	databaseUrl,
@@ -15,7 +14,6 @@ import {
 	wholeNumber,
 } from '../src/environment.js'
 import { createRedactor, type Redactor, secretsOf } from '../src/redaction.js'
-import type { WorkflowsModule } from './execution/workflows.js'
 import { LOG_LEVELS } from './logger.js'
 
 const common = {
@@ -44,7 +42,12 @@ const relay = {
 }
 
 const worker = {
-	WORKFLOWS: z.string().optional(),
+	/** Relative to the working directory. Looked for at once, so that its absence is told with every other fault. */
+	WORKFLOWS: z
+		.string()
+		.transform((path) => resolve(path))
+		.refine(existsSync, { error: ({ input }) => `names ${String(input)}, which does not exist` })
+		.optional(),
 	CONCURRENCY: wholeNumber(1, 10_000, 32),
 	LEASE_MS: wholeNumber(500, 3_600_000, 15_000),
 	DRAIN_MS: wholeNumber(0, 86_400_000, 30_000),
@@ -130,28 +133,4 @@ export function readAllInOneSettings(env: Environment): { settings: AllInOneSett
 			redisUrl: REDIS_URL,
 		},
 	}
-}
-
-/**
- * The module that `WORKFLOWS` names, relative to the working directory; the bundled examples without it.
- * @throws EnvironmentError if it cannot be loaded, or exports no blueprints
- */
-export async function loadWorkflows(path: string | undefined): Promise<WorkflowsModule> {
-	if (path === undefined) return import('./workflows/index.js')
-	const file = resolve(path)
-	if (!existsSync(file)) throw new EnvironmentError([`WORKFLOWS names ${file}, which does not exist`])
-	const url = pathToFileURL(file).href
-	let module: WorkflowsModule & { default?: WorkflowsModule }
-	try {
-		module = (await import(url)) as typeof module
-	} catch (error) {
-		throw new EnvironmentError([
-			`WORKFLOWS cannot be loaded from ${file}: ${error instanceof Error ? error.message : String(error)}`,
-		])
-	}
-	const workflows =
-		module.blueprints === undefined && module.default !== undefined ? module.default : module
-	if (workflows.blueprints === undefined)
-		throw new EnvironmentError([`WORKFLOWS names ${file}, which exports no 'blueprints'`])
-	return workflows
 }

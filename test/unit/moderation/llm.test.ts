@@ -78,9 +78,9 @@ describe('the configuration', () => {
 	it.each([
 		[
 			{ MODERATION_LLM_URL: 'localhost:1234', MODERATION_LLM_MODEL: 'm' },
-			/^MODERATION_LLM_URL must be an http\(s\) URL/,
+			/^ {2}MODERATION_LLM_URL must be an http\(s\) URL/m,
 		],
-		[{ MODERATION_LLM_URL: 'http://localhost/v1' }, /^MODERATION_LLM_MODEL is required/],
+		[{ MODERATION_LLM_URL: 'http://localhost/v1' }, /^ {2}MODERATION_LLM_MODEL is required/m],
 		[{ MODERATION_LLM_API_KEY: 'k' }, /MODERATION_LLM_URL[^]*MODERATION_LLM_MODEL/],
 	])('is refused with the names of the faulty variables (%#)', (env, message) => {
 		expect(() => readLlmConfig(env)).toThrow(message)

@@ -13,7 +13,7 @@ interface Workflows {
 
 /**
  * Asks the language model at `MODERATION_LLM_URL` if that is set, and the built-in detectors otherwise.
- * @throws an Error that names every faulty variable.
+ * @throws EnvironmentError that names every faulty variable.
  */
 export function createContentModeration(env: ModerationEnvironment): Workflows {
 	const llm = readLlmConfig(env)

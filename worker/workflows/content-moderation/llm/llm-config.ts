@@ -1,5 +1,6 @@
 /** Where the language model is, as the environment says it. Read when the workflow is put together, not on import. */
 import { z } from 'zod'
+import { EnvironmentError } from '../../../../src/environment.js'
 
 export interface LlmConfig {
 	/** Base URL of an OpenAI-compatible API, up to and including its version: `https://llm.example/v1`. */
@@ -22,7 +23,7 @@ const schema = z.object({
 
 /**
  * The configuration, or undefined if no variable of it is set (an empty one counts as not set).
- * @throws an Error that names every faulty variable. A model or key without a URL is one: quietly moderating with
+ * @throws EnvironmentError that names every faulty variable. A model or key without a URL is one: quietly moderating with
  * word lists is not what was meant.
  */
 export function readLlmConfig(env: ModerationEnvironment): LlmConfig | undefined {
@@ -32,8 +33,8 @@ export function readLlmConfig(env: ModerationEnvironment): LlmConfig | undefined
 	if (Object.values(present).every((value) => value === undefined)) return undefined
 	const parsed = schema.safeParse(present)
 	if (!parsed.success)
-		throw new Error(
-			parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`).join('\n'),
+		throw new EnvironmentError(
+			parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`),
 		)
 	const {
 		MODERATION_LLM_URL: url,
