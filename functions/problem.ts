@@ -1,6 +1,7 @@
 /** Every error that leaves this API: RFC 9457 problem details, one table of what can go wrong. */
 import { UnstorableValueError } from '../src/context/values.js'
 import { classifyDatabaseError } from '../src/db/errors.js'
+import { refusalOf } from '../src/db/refusal.js'
 import { ConflictError, type Fault, GoneError, InvalidInputError, NotFoundError } from '../src/errors.js'
 import { jsonResponse } from './answer.js'
 
@@ -150,28 +151,29 @@ export function problemOf(error: unknown, where: LocatedFault['in']): HttpProble
 		case 'refused':
 			return new HttpProblem('invalid-input', 'Postgres cannot hold a value of this request.', options)
 		case 'defect':
-			return lacksSchema(error) || isShutOut(error)
-				? new HttpProblem(
-						'unavailable',
-						'The database is not set up for this service yet. Its operator has to migrate it.',
-						options,
-					)
-				: new HttpProblem(
-						'internal',
-						'The request failed here. Whoever runs this server finds the reason in its log.',
-						options,
-					)
+			if (lacksSchema(error))
+				return new HttpProblem(
+					'unavailable',
+					'The database is not set up for this service yet. Its operator has to migrate it.',
+					options,
+				)
+			if (refusalOf(error) !== undefined)
+				return new HttpProblem(
+					'unavailable',
+					'The database of this service does not exist, or does not let it in. Its operator finds the reason in its log.',
+					options,
+				)
+			return new HttpProblem(
+				'internal',
+				'The request failed here. Whoever runs this server finds the reason in its log.',
+				options,
+			)
 	}
 }
 
 /** No such table, column or function: the database was never migrated, or is older than this program. */
-export const lacksSchema = (error: unknown): boolean => hasCode(error, /^(42P01|42703|42883)$/)
-
-/** No such database, or no way in. */
-const isShutOut = (error: unknown): boolean => hasCode(error, /^(3D000|28...)$/)
-
-const hasCode = (error: unknown, codes: RegExp): boolean =>
-	error instanceof Error && 'code' in error && codes.test(String(error.code))
+export const lacksSchema = (error: unknown): boolean =>
+	error instanceof Error && 'code' in error && /^(42P01|42703|42883)$/.test(String(error.code))
 
 export function problemResponse(problem: HttpProblem, instance?: string): Response {
 	const { status, title } = PROBLEMS[problem.code]

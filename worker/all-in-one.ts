@@ -16,6 +16,7 @@ import type { Doorbell } from '../src/ports/doorbell.js'
 import type { Logger } from '../src/ports/logger.js'
 import { createInProcessBroker } from './broker/in-process.js'
 import { createRabbitMqBroker } from './broker/rabbitmq.js'
+import { startErrorOf } from './db/expect-schema.js'
 import { migrate } from './db/migrate.js'
 import { createInProcessDoorbell } from './doorbell/in-process.js'
 import { createRedisDoorbell } from './doorbell/redis.js'
@@ -127,7 +128,9 @@ async function start(): Promise<RunningProcess> {
 		for (const stop of stops.splice(0).reverse()) await stop()
 	}
 	try {
-		await migrate(databaseUrl)
+		await migrate(databaseUrl).catch((error: unknown) => {
+			throw startErrorOf(error)
+		})
 		if (services.type === 'embedded') await takeOver(database.sql, logger)
 		const worker = createWorker({
 			databaseUrl,

@@ -4,6 +4,7 @@ import { createRedactor, secretsOf } from '../../src/redaction.js'
 import { createApp } from '../app.js'
 import { readServerConfig } from '../config.js'
 import { isMigrated } from '../../src/db/is-migrated.js'
+import { refusalOf } from '../../src/db/refusal.js'
 import { scriptEnd } from '../../src/npm-script.js'
 import type { App } from '../endpoint.js'
 import type { FunctionsServer } from '../serve.js'
@@ -90,8 +91,11 @@ async function serve({ env = process.env, hostname, listen }: ServerHost): Promi
 			if (!migrated)
 				logger.error('The database has no tables of flowcraft-outbox yet: run npm run db:migrate')
 		},
-		// Not there yet, or gone again: requests tell.
-		() => {},
+		(error: unknown) => {
+			const refusal = refusalOf(error)
+			// Otherwise not there yet, or gone again: requests tell.
+			if (refusal !== undefined) logger.error(refusal)
+		},
 	)
 
 	const stop = async (signal: string): Promise<void> => {

@@ -51,7 +51,8 @@ export const isDeadlock = (error: unknown): boolean => codeOf(error) === '40P01'
 /** An earlier statement of the transaction has failed, and says why. */
 export const isAbortedTransaction = (error: unknown): boolean => codeOf(error) === '25P02'
 
-function codeOf(error: unknown): string | undefined {
+/** The code of Postgres, of the driver or of a socket; of the cause if the error itself has none. */
+export function codeOf(error: unknown): string | undefined {
 	for (
 		let current = error, depth = 0;
 		current instanceof Error && depth < 5;

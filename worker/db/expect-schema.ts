@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createDatabase } from '../../src/db/client.js'
 import { isMigrated } from '../../src/db/is-migrated.js'
+import { refusalOf } from '../../src/db/refusal.js'
 import { query } from '../../src/db/query.js'
 import { StartError } from '../process.js'
 import { MIGRATIONS_DIR } from './sources.js'
@@ -11,7 +12,7 @@ const REMEDY = 'run npm run db:migrate, or call migrate(databaseUrl).'
 
 /**
  * A schema that is newer is in order: it is migrated before the programs are replaced.
- * @throws StartError if there is none, or an older one; what Postgres says if it does not answer
+ * @throws StartError if there is none, or an older one, or no way in; what Postgres says if it does not answer
  */
 export async function expectSchema(databaseUrl: string): Promise<void> {
 	const { sql, close } = createDatabase(databaseUrl, { max: 1 })
@@ -33,9 +34,17 @@ export async function expectSchema(databaseUrl: string): Promise<void> {
 			throw new StartError(
 				`The tables of flowcraft-outbox in the database are older than this program: ${REMEDY}`,
 			)
+	} catch (error) {
+		throw startErrorOf(error)
 	} finally {
 		await close()
 	}
+}
+
+/** A database that does not exist, or does not let us in, is a matter of one sentence too. */
+export function startErrorOf(error: unknown): unknown {
+	const refusal = refusalOf(error)
+	return refusal === undefined ? error : new StartError(refusal)
 }
 
 function newestMigration(): number {
