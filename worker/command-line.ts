@@ -1,4 +1,5 @@
 /** What the command-line clients have in common: where the server is, and how people write durations. */
+import { EXIT_USAGE } from '../src/arguments.js'
 import { type Client, ConnectionError, createClient, ProblemError } from '../src/client/index.js'
 
 /** The command was called wrongly; the message says how. */
@@ -6,8 +7,6 @@ export class UsageError extends Error {
 	override readonly name = 'UsageError'
 }
 
-/** As sysexits.h has it. */
-const EXIT_USAGE = 64
 /** What a shell reports for a process that ^C ended. */
 export const EXIT_INTERRUPTED = 130
 

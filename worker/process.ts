@@ -1,4 +1,5 @@
 /** What every long-lived process does alike: read its settings, start, stop on a signal, and end with the right code. */
+import { answerArguments } from '../src/arguments.js'
 import { EnvironmentError } from '../src/environment.js'
 import type { Logger } from '../src/ports/logger.js'
 import { scriptEnd } from '../src/npm-script.js'
@@ -16,15 +17,12 @@ export interface RunningProcess {
 export class StartError extends Error {}
 
 /**
- * Runs a process until SIGTERM, SIGINT or the end of the npm script that it runs in. Exit codes: 0 after a graceful stop, 1 after a failure, 2 for a faulty
- * environment. A second signal ends it at once; so does an error that nobody caught: what state it left is unknown,
- * and everything that matters is in Postgres.
+ * Runs a process until SIGTERM, SIGINT or the end of the npm script that it runs in. Exit codes: 0 after a graceful stop,
+ * 1 after a failure, 2 for a faulty environment, 64 for unknown arguments. A second signal ends it at once; so does an
+ * error that nobody caught: what state it left is unknown, and everything that matters is in Postgres.
  */
 export async function runProcess(help: string, start: () => Promise<RunningProcess>): Promise<void> {
-	if (process.argv.includes('--help') || process.argv.includes('-h')) {
-		console.log(help)
-		return
-	}
+	answerArguments(process, help)
 	const scriptHasEnded = scriptEnd(process)
 	let running: RunningProcess
 	try {

@@ -1,4 +1,5 @@
 /** The functions as a process of their own that listens on a port, on Node, Deno or Bun, until it is told to stop. */
+import { answerArguments } from '../../src/arguments.js'
 import { EnvironmentError } from '../../src/environment.js'
 import { createRedactor, secretsOf } from '../../src/redaction.js'
 import { createApp } from '../app.js'
@@ -59,18 +60,11 @@ const EXIT_INTERRUPTED = 130
 
 /** Reads the arguments and the environment, serves, and ends the process when it is told to, or cannot begin. */
 export async function runServerProcess(serverHost: ServerHost): Promise<void> {
-	const args = process.argv.slice(2)
-	if (args.includes('--help') || args.includes('-h')) {
-		console.log(help(serverHost.command))
-	} else if (args.length > 0) {
-		console.error(`Unknown argument ${args[0]}. Settings come from the environment, see --help.`)
-		process.exitCode = EXIT_CONFIG
-	} else {
-		try {
-			await serve(serverHost)
-		} catch (error) {
-			fail(error)
-		}
+	answerArguments(process, help(serverHost.command))
+	try {
+		await serve(serverHost)
+	} catch (error) {
+		fail(error)
 	}
 }
 

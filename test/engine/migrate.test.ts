@@ -66,6 +66,71 @@ describe.each([
 	)
 })
 
+describe('where there is no such database', () => {
+	const nowhere = async (): Promise<string> => {
+		const fresh = await freshDatabase({ migrated: false })
+		await fresh.drop()
+		return fresh.url
+	}
+
+	test.each([
+		'worker/relay.main.ts',
+		'worker/worker.main.ts',
+		'worker/all-in-one.ts',
+		'worker/db/migrate.main.ts',
+	])('%s names it in one line, says what to do, and ends', async (entry) => {
+		const url = await nowhere()
+		const started = await spawnProcess({
+			entry,
+			env: {
+				DATABASE_URL: url,
+				RABBITMQ_URL: 'amqp://127.0.0.1:1',
+				REDIS_URL: 'redis://127.0.0.1:1',
+				PORT: '0',
+				LOG_LEVEL: 'silent',
+			},
+		})
+		expect(await started.exited).toEqual({ code: 1, signal: null })
+		const said = started.lines.filter((line) => line !== '')
+		expect(said).toEqual([expect.stringContaining('Postgres does not have the database')])
+		expect(said[0]).toContain(new URL(url).pathname.slice(1))
+		expect(said[0]).toContain('createdb')
+	})
+
+	test('functions say so when they start, and do not send anybody to migrate it', async () => {
+		const server = await spawnProcess({
+			entry: 'functions/node.ts',
+			env: { DATABASE_URL: await nowhere(), PORT: '0' },
+			readyLine: '"Listening"',
+		})
+		await server.waitForLine(/"level":50.*Postgres does not have the database.*createdb/)
+		const { url } = JSON.parse(server.lines.find((line) => line.includes('"Listening"')) ?? '') as {
+			url: string
+		}
+		const answer = await fetch(`${url}/runs`)
+		expect(answer.status).toBe(503)
+		const { detail } = (await answer.json()) as { detail: string }
+		expect(detail).toContain('does not exist')
+		expect(detail).not.toContain('migrate')
+		await server.stop()
+	})
+})
+
+test('the migration says how much it has applied, or that there was nothing to do', async () => {
+	await withDatabase({ migrated: false }, async (url) => {
+		const said = async (): Promise<string> => {
+			const running = await spawnProcess({
+				entry: 'worker/db/migrate.main.ts',
+				env: { DATABASE_URL: url },
+			})
+			await running.exited
+			return running.lines.join('\n')
+		}
+		expect(await said()).toMatch(/^Applied [1-9]\d* migrations?: /)
+		expect(await said()).toMatch(/^Nothing to do: /)
+	})
+})
+
 test('a newer schema is in order: it comes before the programs; so is one that was installed by other means', async () => {
 	const newer = `insert into drizzle.flowcraft_migrations (hash, created_at) values ('next', 9e15)`
 	await expect(withDatabase({ migrated: true, change: newer }, expectSchema)).resolves.toBeUndefined()

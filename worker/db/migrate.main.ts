@@ -1,23 +1,29 @@
 /** `npm run db:migrate`: brings the database of DATABASE_URL to the newest schema. */
+import { z } from 'zod'
+import { answerArguments } from '../../src/arguments.js'
+import { refusalOf } from '../../src/db/refusal.js'
+import { databaseUrl, EnvironmentError, readEnvironment } from '../../src/environment.js'
 import { migrate } from './migrate.js'
 
-if (process.argv.includes('--help') || process.argv.includes('-h')) {
-	console.log(`Brings a database to the newest schema. May be repeated, and run beside the old programs under load.
+const HELP = `Brings a database to the newest schema. May be repeated, and run beside the old programs under load.
 
-  DATABASE_URL=postgres://user:password@host:5432/database npm run db:migrate`)
-	process.exit()
-}
-const databaseUrl = process.env['DATABASE_URL']
-if (databaseUrl === undefined || databaseUrl === '') {
-	console.error(
-		'DATABASE_URL is not set. Example: DATABASE_URL=postgres://user:password@localhost:5432/flowcraft npm run db:migrate',
-	)
-	process.exit(2)
-}
+  DATABASE_URL=postgres://user:password@host:5432/database npm run db:migrate`
+
+answerArguments(process, HELP)
 try {
-	await migrate(databaseUrl)
-	console.log('The database is at the newest schema.')
+	const { DATABASE_URL } = readEnvironment(process.env, z.object({ DATABASE_URL: databaseUrl }))
+	const applied = await migrate(DATABASE_URL)
+	console.log(
+		applied === 0
+			? 'Nothing to do: the database is at the newest schema already.'
+			: `Applied ${applied} ${applied === 1 ? 'migration' : 'migrations'}: the database is at the newest schema.`,
+	)
 } catch (error) {
-	console.error(`Migration failed: ${error instanceof Error ? error.message : String(error)}`)
+	if (error instanceof EnvironmentError) {
+		console.error(`${error.message}\n\nSee .env.example, or --help.`)
+		process.exit(2)
+	}
+	const message = refusalOf(error) ?? (error instanceof Error ? error.message : String(error))
+	console.error(`Migration failed: ${message}`)
 	process.exit(1)
 }

@@ -2,7 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import { migrate as applyMigrations } from 'drizzle-orm/postgres-js/migrator'
-import postgres from 'postgres'
+import postgres, { type Sql } from 'postgres'
 import { isDeadlock } from '../../src/db/errors.js'
 import { withJitter } from '../../src/loop.js'
 import { MIGRATIONS_DIR } from './sources.js'
@@ -19,9 +19,10 @@ const MIGRATION_LOCK = 356_927_238n
  * migrations are one transaction, which waits for what runs, and begins anew where it got into a deadlock with it.
  *
  * @param migrationsFolder default: those of this package
+ * @returns how many migrations it has applied
  * @throws what Postgres says, if it cannot be reached or refuses a statement.
  */
-export async function migrate(databaseUrl: string, migrationsFolder = MIGRATIONS_DIR): Promise<void> {
+export async function migrate(databaseUrl: string, migrationsFolder = MIGRATIONS_DIR): Promise<number> {
 	// One connection: the lock belongs to the session that applies the migrations.
 	const client = postgres(databaseUrl, {
 		max: 1,
@@ -31,14 +32,17 @@ export async function migrate(databaseUrl: string, migrationsFolder = MIGRATIONS
 	})
 	try {
 		await client.unsafe(`select pg_advisory_lock(${MIGRATION_LOCK})`)
+		// Under the lock: nobody else's count among them.
+		const before = await countApplied(client)
 		const database = drizzle(client, { casing: 'snake_case' })
 		for (let deadlocks = 0; ; deadlocks++) {
 			try {
-				return await applyMigrations(database, {
+				await applyMigrations(database, {
 					migrationsFolder,
 					migrationsTable: 'flowcraft_migrations',
 					migrationsSchema: 'drizzle',
 				})
+				return (await countApplied(client)) - before
 			} catch (error) {
 				if (!isDeadlock(error) || deadlocks === MAX_DEADLOCKS) throw error
 				await delay(withJitter(DEADLOCK_PAUSE_MS))
@@ -47,4 +51,11 @@ export async function migrate(databaseUrl: string, migrationsFolder = MIGRATIONS
 	} finally {
 		await client.end({ timeout: 5 })
 	}
+}
+
+async function countApplied(client: Sql): Promise<number> {
+	const [journal] = await client`select to_regclass('drizzle.flowcraft_migrations') is not null as present`
+	if (journal?.['present'] !== true) return 0
+	const [applied] = await client`select count(*)::int as count from drizzle.flowcraft_migrations`
+	return Number(applied?.['count'])
 }
