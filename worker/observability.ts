@@ -2,6 +2,7 @@
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client'
+import { StartError } from './process.js'
 
 export interface ObservabilityOptions {
 	/** 0: no server. */
@@ -21,7 +22,7 @@ export interface Observability {
 	close(): Promise<void>
 }
 
-/** Serves until closed. @throws if the port is taken */
+/** Serves until closed. @throws StartError if the port is taken */
 export async function serveObservability(options: ObservabilityOptions): Promise<Observability> {
 	if (options.port === 0) return { port: undefined, async close() {} }
 	const registry = new Registry()
@@ -78,7 +79,7 @@ export async function serveObservability(options: ObservabilityOptions): Promise
 		})
 	})
 	await new Promise<void>((resolve, reject) => {
-		server.once('error', reject)
+		server.once('error', (error) => reject(takenPort(error)))
 		server.listen(options.port, options.host, resolve)
 	})
 	return {
@@ -89,4 +90,12 @@ export async function serveObservability(options: ObservabilityOptions): Promise
 				server.closeAllConnections()
 			}),
 	}
+}
+
+/** Under the name of its own variable: most processes listen on another port as well. */
+function takenPort(error: Error): Error {
+	if (!('code' in error) || error.code !== 'EADDRINUSE') return error
+	return new StartError(
+		`${error.message}\nAnother program listens there already. Stop it, or set METRICS_PORT to another number.`,
+	)
 }

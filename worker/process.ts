@@ -39,7 +39,10 @@ export async function runProcess(help: string, start: () => Promise<RunningProce
 
 	let stopping = false
 	const stop = async (signal: string): Promise<void> => {
-		if (stopping) process.exit(1)
+		if (stopping) {
+			logger.warn('Ended by a second signal, before it had drained', { signal })
+			process.exit(1)
+		}
 		stopping = true
 		logger.info('Stopping', { signal })
 		const deadline = setTimeout(() => {

@@ -104,7 +104,10 @@ async function serve({ env = process.env, hostname, listen }: ServerHost): Promi
 	for (const signal of ['SIGTERM', 'SIGINT'] as const) {
 		process.on(signal, () => {
 			// Whoever asks twice does not want to wait.
-			if (stopping) process.exit(EXIT_INTERRUPTED)
+			if (stopping) {
+				logger.warn('Ended by a second signal, before it had drained', { signal })
+				process.exit(EXIT_INTERRUPTED)
+			}
 			stopping = true
 			stop(signal).catch(fail)
 		})
