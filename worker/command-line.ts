@@ -45,10 +45,15 @@ export function parseDuration(flag: string, text: string): number {
 const UNANSWERED_MS = 5000
 
 /** A client that waits for a server that restarts, for as long as its calls' signals allow. */
-export function patientClient(onTrouble: (problem?: string) => void): { client: Client; url: string } {
+export function patientClient(onTrouble: (problem?: string) => void): {
+	client: Client
+	url: string
+	apiKey: string | undefined
+} {
 	const server = serverFromEnvironment(process.env)
 	const retry = { forMs: Infinity, firstAnswerMs: UNANSWERED_MS }
-	return { client: createClient({ ...server, retry, onTrouble }), url: server.url }
+	const client = createClient({ ...server, retry, onTrouble })
+	return { client, url: server.url, apiKey: server.apiKey }
 }
 
 function explain(error: unknown): string {

@@ -4,9 +4,10 @@
  */
 import { randomUUID } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
+import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { z } from 'zod'
-import { NotFoundError, type Run } from '../src/client/index.js'
+import { type Client, NotFoundError, type Run } from '../src/client/index.js'
 import {
 	ENVIRONMENT_HELP,
 	EXIT_INTERRUPTED,
@@ -19,6 +20,8 @@ import { samplePosts, type SamplePost } from './workflows/content-moderation/sam
 
 const REQUESTS_AT_ONCE = 16
 const MAX_REPEAT = 10_000
+/** How often to look whether a worker is there, before the first run has ended; in ms. */
+const LOOK_EVERY_MS = 2_000
 /** Without a terminal, progress is a line for each of so many parts. */
 const PROGRESS_LINES = 4
 
@@ -65,7 +68,7 @@ async function main(): Promise<number> {
 		samplePosts.map((post) => ({ post, idempotencyKey: `${flags.key}/${round}/${post.id}` })),
 	).flat()
 	const progress = createProgress(deliveries)
-	const { client, url } = patientClient((problem) =>
+	const { client, url, apiKey } = patientClient((problem) =>
 		progress.say(
 			problem === undefined ? 'The server answers again.' : `Waiting for the server (${problem}) …`,
 		),
@@ -82,7 +85,15 @@ async function main(): Promise<number> {
 	const timeout = AbortSignal.timeout(timeoutMs)
 	const giveUp = new AbortController()
 	const signal = AbortSignal.any([timeout, giveUp.signal])
-	setMaxListeners(REQUESTS_AT_ONCE, signal)
+	setMaxListeners(2 * REQUESTS_AT_ONCE, signal)
+	const listWorkers = () =>
+		fetch(`${url}/workers`, {
+			headers: apiKey === undefined ? {} : { Authorization: `Bearer ${apiKey}` },
+			signal,
+		})
+	void watchWorkers({ client, listWorkers, deliveries, signal }).then(
+		(problem) => problem !== undefined && giveUp.abort(new Error(problem)),
+	)
 	try {
 		await forEach(deliveries, async (delivery) => {
 			const { id, userId, userPost } = delivery.post
@@ -112,6 +123,58 @@ async function main(): Promise<number> {
 		progress.end()
 	}
 	return report(deliveries, performance.now() - startedAt)
+}
+
+interface Watched {
+	readonly client: Client
+	readonly listWorkers: () => Promise<Response>
+	readonly deliveries: readonly Delivery[]
+	readonly signal: AbortSignal
+}
+
+/**
+ * Looks whether anybody can run it, until the first run has ended or the signal aborts: without a worker for it the runs
+ * would wait as long as they are let. Resolves with what is missing, once two looks in a row have found the same: a worker
+ * that is just replaced is there at the next one.
+ */
+async function watchWorkers(watched: Watched): Promise<string | undefined> {
+	const { deliveries, signal } = watched
+	for (let last: string | undefined; ;) {
+		try {
+			await delay(LOOK_EVERY_MS, undefined, { signal })
+		} catch {
+			return undefined
+		}
+		if (deliveries.some(({ outcome }) => outcome !== undefined)) return undefined
+		const problem = await missingWorker(watched)
+		if (problem !== undefined && problem === last) return problem
+		last = problem
+	}
+}
+
+const workersSchema = z.object({ workers: z.array(z.object({ status: z.string() })) })
+
+/** Why nobody runs it, as far as the server tells. */
+async function missingWorker({
+	client,
+	listWorkers,
+	deliveries,
+	signal,
+}: Watched): Promise<string | undefined> {
+	const { runId } = deliveries.find((delivery) => delivery.runId !== undefined) ?? {}
+	if (runId === undefined) return undefined
+	try {
+		const { workers } = workersSchema.parse(await (await listWorkers()).json())
+		if (!workers.some(({ status }) => status === 'alive'))
+			return 'The server has taken the posts, but no worker is there to run them: start one with npm run start:worker.'
+		const { nodes } = await client.nodes(runId, { signal })
+		const isUnrunnable = nodes.some(({ unrunnableSince }) => unrunnableSince !== undefined)
+		if (isUnrunnable && nodes.every(({ finishedAt }) => finishedAt === undefined))
+			return 'The server has taken the posts, but no worker offers the content-moderation workflow: start one without WORKFLOWS.'
+	} catch {
+		// Away, or not to be asked by us: then there is nothing to go by.
+	}
+	return undefined
 }
 
 /** A few at once, in order. Rejects at the first failure; the caller then stops the others by their signal. */

@@ -302,6 +302,26 @@ describe('the demo', { timeout: 60_000 }, () => {
 		expect(server.runs.size).toBe(samplePosts.length)
 	})
 
+	it.each([
+		['no worker is there', [], {}],
+		[
+			'no worker offers the content-moderation workflow',
+			[{ status: 'alive' }],
+			{ unrunnableSince: 'now' },
+		],
+	])('gives up within seconds when %s', async (problem, workers, node) => {
+		server.endAs = { status: 'running', result: undefined }
+		server.interfere = ({ url = '' }, response) => {
+			if (url === '/workers') send(response, 200, { workers })
+			else if (url.endsWith('/nodes')) send(response, 200, { nodes: [{ nodeId: 'a', ...node }] })
+			else return false
+			return true
+		}
+		const { code, stderr } = await run('demo', [])
+		expect(stderr).toContain(problem)
+		expect(code).toBe(1)
+	})
+
 	it('reports what has not ended in time', async () => {
 		server.endAs = { status: 'running', result: undefined }
 		const { code, stdout } = await run('demo', ['--timeout', '2s'])
