@@ -130,5 +130,5 @@ test('explains itself with --help, without any environment', async () => {
 	expect(code).toBe(0)
 	for (const variable of ['DATABASE_URL', 'HOST', 'PORT', 'API_KEYS', 'BODY_LIMIT_BYTES', 'LOG_LEVEL'])
 		expect(output).toContain(variable)
-	expect((await outcome({}, ['--prot', '1'])).code).toBe(2)
+	expect((await outcome({}, ['--prot', '1'])).code).toBe(64)
 })
