@@ -6,13 +6,19 @@
 import { z } from 'zod'
 import type { OutboxRow } from './outbox.js'
 
-/** Rows that are the relay's under this token. */
+/** Rows that are a relay's under this token, for a second. */
 export interface Notice {
+	/** The session by which it sleeps. */
+	readonly for: number
+	/** When they were taken, by the clock of Postgres, in ms. */
+	readonly at: number
 	readonly token: string
 	readonly rows: readonly OutboxRow[]
 }
 
 const noticeSchema = z.object({
+	for: z.int(),
+	at: z.number(),
 	token: z.uuid(),
 	rows: z
 		.array(
@@ -39,9 +45,9 @@ export function readNotice(text: string): Notice | undefined {
 	}
 	const notice = noticeSchema.safeParse(parsed)
 	if (!notice.success) return undefined
-	const { token, rows } = notice.data
+	const { rows, ...rest } = notice.data
 	return {
-		token,
+		...rest,
 		rows: rows.map(({ runId, nodeId, ...row }) => ({
 			...row,
 			kind: 'job',

@@ -48,6 +48,14 @@ async function sleepers(): Promise<unknown> {
 	)
 	return row?.['sleepers']
 }
+/** The session of the one. */
+async function sleeper(): Promise<unknown> {
+	const [row] = await core.rows(
+		`select pid from pg_locks l join pg_database d on d.oid = l.database
+		where d.datname = current_database() and l.locktype = 'advisory' and l.mode = 'ExclusiveLock' and l.granted`,
+	)
+	return row?.['pid']
+}
 /** It looks by itself once an hour. */
 const sleepyRelay = (broker: Broker, more: Partial<RelayOptions> = {}): Relay =>
 	createRelay({
@@ -106,7 +114,6 @@ test('one relay at a time sleeps under the alarm', async () => {
 	expect(await second.arm()).toBe(false)
 	await first.disarm()
 	expect(await second.arm()).toBe(true)
-	expect(await first.arm()).toBe(false)
 	await start()
 	await waitFor('the notification', () => second.woken() === 1)
 	expect(first.woken()).toBe(0)
@@ -321,6 +328,32 @@ describe('a start that wakes a sleeping relay', () => {
 		expect(rows).toMatchObject([{ reclaimed: true, nodeState: 'ready' }])
 	})
 
+	test('has its rows taken for the relay once in a transaction, and the other starts are found by looking', async () => {
+		await begin()
+		isHeld = true
+		await core.sql.begin(async (tx) => {
+			for (let starts = 0; starts < 5; starts++) await startRun(tx, { blueprint: 'one' })
+			const taken =
+				await tx`select count(*)::int as rows from flowcraft_outbox where claim_token is not null`
+			expect(taken).toEqual([{ rows: 1 }])
+		})
+		await waitFor('the first one', () => published.length === 1)
+		letLooksGo()
+		await untilDone()
+		expect(published).toHaveLength(5)
+	})
+
+	test('whose transaction took longer than its claim is found by looking, and published once', async () => {
+		await begin()
+		await core.sql.begin(async (tx) => {
+			await startRun(tx, { blueprint: 'one' })
+			await new Promise((resolve) => setTimeout(resolve, 1_050))
+		})
+		await untilDone()
+		await pause()
+		expect(published).toHaveLength(1)
+	})
+
 	test('is published once, also beside a look that began before it', async () => {
 		await begin()
 		isHeld = true
@@ -372,7 +405,12 @@ describe('a start that wakes a sleeping relay', () => {
 		const forged = { id, messageId, runId, nodeId: 'a', blueprintId: 'one', traceparent: null }
 		await core.rows(
 			"select pg_notify('flowcraft_outbox', $1)",
-			JSON.stringify({ token: crypto.randomUUID(), rows: [forged] }),
+			JSON.stringify({
+				for: await sleeper(),
+				at: Date.now(),
+				token: crypto.randomUUID(),
+				rows: [forged],
+			}),
 		)
 		await waitFor('the wasted message', () => published.length === 2)
 		await pause()

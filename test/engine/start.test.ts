@@ -281,7 +281,15 @@ describe('run ids, versions and odd input', () => {
 		expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
 		for (const outcome of outcomes)
 			if (outcome.status === 'rejected') expect(outcome.reason).toBeInstanceOf(ConflictError)
+		// Beside another one in the same statement too.
+		const [taken, other] = await startRuns(
+			core.sql,
+			['order/4711 ü', 'order/4712'].map((runId) => ({ blueprint: 'one', runId })),
+		)
+		expect(taken).toMatchObject({ status: 'rejected', reason: expect.any(ConflictError) })
+		expect(other).toMatchObject({ value: { runId: 'order/4712' } })
 		expect(await core.run('order/4711 ü')).toMatchObject({ live: 1 })
+		expect(await core.outbox('order/4711 ü')).toHaveLength(1)
 	})
 
 	test('a version is named by its metadata.version or its hash; without one it is the current one', async () => {

@@ -1,12 +1,10 @@
 /**
  * A relay's looks for jobs, and how it sleeps between them: with nothing to do it arms its alarm, if it may have it, and
- * what wakes it while it is at work takes that away again, so that nobody notifies a relay that looks anyway.
- *
- * The notification of a start brings rows that were taken for whoever sleeps. They are this relay's if it sleeps, or has
- * slept a moment ago: whoever was told that it does may commit a little later.
+ * what wakes it while it is at work takes that away again, so that nobody notifies a relay that looks anyway. A start that
+ * wakes it brings its rows, which are delivered before it looks.
  */
 import { setTimeout as delay } from 'node:timers/promises'
-import { readNotice } from '../../src/outbox/notice.js'
+import type { Notice } from '../../src/outbox/notice.js'
 import type { Broker } from '../../src/ports/broker.js'
 import type { Logger } from '../../src/ports/logger.js'
 import { type Alarm, createAlarm } from './alarm.js'
@@ -18,6 +16,7 @@ export interface JobLooksOptions {
 	readonly broker: Pick<Broker, 'isConnected'>
 	readonly logger: Logger
 	readonly look: () => Promise<Batch>
+	readonly deliver: (batch: Batch) => Promise<void>
 	/** There is something to look for. */
 	readonly wake: () => void
 }
@@ -25,35 +24,41 @@ export interface JobLooksOptions {
 export interface JobLooks {
 	/** What there is to do, perhaps nothing. */
 	next(): Promise<Batch>
-	/** Sleeps no more. Returns what has been handed over since the last `next`. */
-	close(): Promise<readonly Batch[]>
+	/** Sleeps no more, and resolves when what was brought is delivered. */
+	close(): Promise<void>
 }
 
-/** Rows are taken for a relay that sleeps for so long, in ms: then others take them. */
-const HANDED_OVER_MS = 1_000
-/** A start takes a few milliseconds. */
+/** Starts that bring their rows at once; those of others are found when their claim has ended, after a second. */
+const MAX_BROUGHT = 50
+/** A start that was told that this relay sleeps takes a few milliseconds more. */
 const LAST_NOTICES_MS = 50
 
-export function createJobLooks({ databaseUrl, broker, logger, look, wake }: JobLooksOptions): JobLooks {
+export function createJobLooks(options: JobLooksOptions): JobLooks {
+	const { databaseUrl, broker, logger, look, deliver, wake } = options
 	const alarm: Alarm | undefined =
 		databaseUrl === undefined
 			? undefined
 			: createAlarm({ databaseUrl, onWake, onLost: () => (isArmed = false), logger })
 	let isArmed = false
-	/** By `performance.now()`. */
-	let disarmedAt = Number.NEGATIVE_INFINITY
 	/** The last look found something, which is being done. */
 	let isAtWork = false
-	const handedOver: Batch[] = []
+	/** What starts have brought, on its way. */
+	const brought = new Set<Promise<void>>()
 	/** Not waited for: it may take seconds to find that there is none. */
 	let arming: Promise<void> | undefined
 
-	function onWake(text: string): void {
-		const isOurs = isArmed || arming !== undefined || performance.now() - disarmedAt < HANDED_OVER_MS
-		if (isAtWork || handedOver.length > 0) disarm()
-		const notice = isOurs ? readNotice(text) : undefined
-		if (notice !== undefined) handedOver.push({ lane: 'jobs', ...notice, isFull: false })
-		wake()
+	function onWake(notice?: Notice): void {
+		if (isAtWork || brought.size > 0) disarm()
+		if (notice === undefined || brought.size >= MAX_BROUGHT) return wake()
+		const delivery = deliver({ lane: 'jobs', ...notice, isFull: false })
+			// They come back when their claim has ended.
+			.catch((error: unknown) => logger.warn('A start could not be delivered at once', { error }))
+			.finally(() => {
+				brought.delete(delivery)
+				// Not before: on few cores a look would only be in the way.
+				wake()
+			})
+		brought.add(delivery)
 	}
 
 	function arm(ours: Alarm): void {
@@ -71,13 +76,12 @@ export function createJobLooks({ databaseUrl, broker, logger, look, wake }: JobL
 	function disarm(): void {
 		if (!isArmed) return
 		isArmed = false
-		disarmedAt = performance.now()
 		void alarm?.disarm()
 	}
 
 	return {
 		async next() {
-			const batch = handedOver.shift() ?? (await look())
+			const batch = await look()
 			isAtWork = batch.rows.length > 0
 			// Without a broker nothing could be done about what wakes it.
 			if (!broker.isConnected()) disarm()
@@ -91,7 +95,7 @@ export function createJobLooks({ databaseUrl, broker, logger, look, wake }: JobL
 				await delay(LAST_NOTICES_MS)
 			}
 			await alarm?.close()
-			return handedOver.splice(0)
+			await Promise.all(brought)
 		},
 	}
 }

@@ -159,6 +159,7 @@ export function createRelay(options: RelayOptions): Relay {
 				broker,
 				logger,
 				look: () => take('jobs'),
+				deliver,
 				wake: () => drain.wake(),
 			})
 			const drain = drainLane('jobs', MAX_JOBS_POLL_MS, looks.next)
@@ -191,8 +192,7 @@ export function createRelay(options: RelayOptions): Relay {
 			const running = loops
 			loops = []
 			await Promise.all(running.map((loop) => loop.stop()))
-			// What has been taken for us is not left to wait for the end of its claim.
-			await Promise.all(((await looks?.close()) ?? []).map((batch) => deliver(batch).catch(() => {})))
+			await looks?.close()
 			if (running.length > 0) logger.info('The relay has stopped', { ...counts })
 		},
 		counts: () => counts,

@@ -140,6 +140,23 @@ BEGIN
 	RETURN NOT pg_try_advisory_xact_lock_shared(7305512216841093236);
 END $$;
 
+-- The session of the relay that sleeps, for which a start may take its rows: of a transaction the first one only, since a relay
+-- that publishes thousands of them one by one is slower than one that looks. Null: there is none, or it has had its start.
+CREATE OR REPLACE FUNCTION flowcraft_handover() RETURNS int
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+	IF current_setting('flowcraft.handed_over', true) = 'yes' THEN
+		RETURN NULL;
+	END IF;
+	PERFORM set_config('flowcraft.handed_over', 'yes', true);
+	RETURN (
+		SELECT l.pid FROM pg_locks l
+		WHERE l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND l.granted AND l.objsubid = 1
+			AND l.classid = 7305512216841093236 >> 32 AND l.objid = 7305512216841093236 & 4294967295
+			AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+	);
+END $$;
+
 -- Wakes the relay that sleeps, once whoever calls this has committed. A hint: where nobody rings, a relay looks by itself
 -- after 80 ms at most.
 CREATE OR REPLACE FUNCTION flowcraft_ring() RETURNS void
@@ -268,6 +285,7 @@ DECLARE
 	v_inserted text[];
 	v_width bigint;
 	v_relay_sleeps boolean;
+	v_sleeper int;
 	v_token uuid;
 	v_notice text;
 BEGIN
@@ -313,6 +331,9 @@ BEGIN
 	-- `flowcraft_take_outbox` would, but for a second only, since it may be gone without anybody knowing.
 	v_relay_sleeps := flowcraft_relay_sleeps();
 	IF v_relay_sleeps AND v_width <= 10 THEN
+		v_sleeper := flowcraft_handover();
+	END IF;
+	IF v_sleeper IS NOT NULL THEN
 		v_token := gen_random_uuid();
 	END IF;
 	WITH started AS (
@@ -334,7 +355,7 @@ BEGIN
 		FROM started s
 		RETURNING id, message_id, run_id, node_id, blueprint_id, traceparent
 	)
-	SELECT json_build_object('token', v_token, 'rows', json_agg(json_build_object('id', p.id::text, 'messageId', p.message_id,
+	SELECT json_build_object('for', v_sleeper, 'at', extract(epoch FROM v_now) * 1000, 'token', v_token, 'rows', json_agg(json_build_object('id', p.id::text, 'messageId', p.message_id,
 		'runId', p.run_id, 'nodeId', p.node_id, 'blueprintId', p.blueprint_id, 'traceparent', p.traceparent)))
 	INTO v_notice FROM posted p WHERE v_token IS NOT NULL;
 

@@ -21,6 +21,7 @@ DECLARE
 	v_inserted text[];
 	v_width bigint;
 	v_relay_sleeps boolean;
+	v_sleeper int;
 	v_token uuid;
 	v_notice text;
 BEGIN
@@ -66,6 +67,9 @@ BEGIN
 	-- `flowcraft_take_outbox` would, but for a second only, since it may be gone without anybody knowing.
 	v_relay_sleeps := flowcraft_relay_sleeps();
 	IF v_relay_sleeps AND v_width <= 10 THEN
+		v_sleeper := flowcraft_handover();
+	END IF;
+	IF v_sleeper IS NOT NULL THEN
 		v_token := gen_random_uuid();
 	END IF;
 	WITH started AS (
@@ -87,7 +91,7 @@ BEGIN
 		FROM started s
 		RETURNING id, message_id, run_id, node_id, blueprint_id, traceparent
 	)
-	SELECT json_build_object('token', v_token, 'rows', json_agg(json_build_object('id', p.id::text, 'messageId', p.message_id,
+	SELECT json_build_object('for', v_sleeper, 'at', extract(epoch FROM v_now) * 1000, 'token', v_token, 'rows', json_agg(json_build_object('id', p.id::text, 'messageId', p.message_id,
 		'runId', p.run_id, 'nodeId', p.node_id, 'blueprintId', p.blueprint_id, 'traceparent', p.traceparent)))
 	INTO v_notice FROM posted p WHERE v_token IS NOT NULL;
 

@@ -179,13 +179,37 @@ export const deliveryGuards: readonly Guard[] = [
 		],
 	},
 	{
+		name: 'notice-for-whom',
+		keeps: 'of several relays more than one publishes a start',
+		edits: [
+			{
+				file: 'worker/relay/alarm.ts',
+				find: 'if (notice.for !== pid) return',
+				replace: '',
+			},
+		],
+		noticedBy: [['test/engine/alarm.test.ts', 'one relay at a time sleeps under the alarm']],
+	},
+	{
+		name: 'notice-once',
+		keeps: 'thousands of starts in one transaction are published one by one',
+		edits: [
+			{
+				file: 'src/db/sql/15_ring.sql',
+				find: "current_setting('flowcraft.handed_over', true) = 'yes'",
+				replace: 'false',
+			},
+		],
+		noticedBy: [['test/engine/alarm.test.ts', 'has its rows taken for the relay once in a transaction']],
+	},
+	{
 		name: 'notice-on-stop',
-		keeps: 'starts wait for a second that a relay was handed while it stopped',
+		keeps: 'starts wait for a second that a relay was brought while it stopped',
 		edits: [
 			{
 				file: 'worker/relay/job-looks.ts',
-				find: 'return handedOver.splice(0)',
-				replace: 'return []',
+				find: 'await delay(LAST_NOTICES_MS)',
+				replace: '',
 			},
 		],
 		noticedBy: [['test/engine/alarm.test.ts', 'is published by a relay that stops at that moment']],
