@@ -281,10 +281,11 @@ describe('run ids, versions and odd input', () => {
 		expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
 		for (const outcome of outcomes)
 			if (outcome.status === 'rejected') expect(outcome.reason).toBeInstanceOf(ConflictError)
-		// Beside another one in the same statement too.
+		// Nor are the nodes of another blueprint added, beside a start in the same statement.
+		await core.register(flow('other', [], { elsewhere: {} }))
 		const [taken, other] = await startRuns(
 			core.sql,
-			['order/4711 ü', 'order/4712'].map((runId) => ({ blueprint: 'one', runId })),
+			['order/4711 ü', 'order/4712'].map((runId) => ({ blueprint: 'other', runId })),
 		)
 		expect(taken).toMatchObject({ status: 'rejected', reason: expect.any(ConflictError) })
 		expect(other).toMatchObject({ value: { runId: 'order/4712' } })
