@@ -4,8 +4,6 @@ import type { EndpointDefinition } from './endpoint.js'
 import { VERSION } from '../src/version.js'
 import { PROBLEMS, type ProblemCode } from './problem.js'
 
-export { VERSION as API_VERSION }
-
 export type OpenApiDocument = ReturnType<OpenAPIHono['getOpenAPI31Document']>
 
 /** @param publicUrl where clients reach the app; relative to the document if not known */

@@ -2,7 +2,8 @@
 import { jsonTextResponse } from '../answer.js'
 import type { AddEndpoint, App, EndpointDefinition } from '../endpoint.js'
 import { renderDocsPage } from '../docs-page.js'
-import { API_VERSION, createDocument } from '../openapi.js'
+import { VERSION } from '../../src/version.js'
+import { createDocument } from '../openapi.js'
 
 const openApiEndpoint = {
 	method: 'get',
@@ -16,7 +17,7 @@ const openApiEndpoint = {
 			description: 'OpenAPI 3.1.',
 			example: {
 				openapi: '3.1.0',
-				info: { title: 'flowcraft-outbox', version: API_VERSION },
+				info: { title: 'flowcraft-outbox', version: VERSION },
 				paths: {},
 			},
 		},
