@@ -355,18 +355,18 @@ BEGIN
 		FROM started s
 		RETURNING id, message_id, run_id, node_id, blueprint_id, traceparent
 	)
-	SELECT json_build_object('for', v_sleeper, 'at', extract(epoch FROM v_now) * 1000, 'token', v_token, 'rows', json_agg(json_build_object('id', p.id::text, 'messageId', p.message_id,
-		'runId', p.run_id, 'nodeId', p.node_id, 'blueprintId', p.blueprint_id, 'traceparent', p.traceparent)))
+	SELECT CASE WHEN v_token IS NOT NULL THEN json_build_object('for', v_sleeper, 'at', extract(epoch FROM v_now) * 1000, 'token', v_token, 'rows', json_agg(json_build_object('id', p.id::text, 'messageId', p.message_id,
+		'runId', p.run_id, 'nodeId', p.node_id, 'blueprintId', p.blueprint_id, 'traceparent', p.traceparent))) END
 	INTO v_notice FROM posted p WHERE v_token IS NOT NULL;
 
 	IF v_relay_sleeps THEN
 		-- Postgres refuses to notify of 8,000 bytes.
-		IF v_token IS NULL OR octet_length(v_notice) > 7900 THEN
+		IF octet_length(v_notice) > 7900 THEN
 			UPDATE flowcraft_outbox o SET claim_token = NULL, claimed_until = NULL
 			WHERE o.run_id = ANY (v_inserted) AND o.claim_token = v_token;
-			v_notice := '';
+			v_notice := NULL;
 		END IF;
-		PERFORM pg_notify('flowcraft_outbox', v_notice);
+		PERFORM pg_notify('flowcraft_outbox', coalesce(v_notice, ''));
 	END IF;
 	RETURN v_inserted;
 END $$;
